@@ -1,0 +1,1 @@
+"""Building footprints from satellite and aerial imagery: GeoTIFF in, clean polygons out."""

@@ -1,0 +1,61 @@
+"""One exception tree and one warning tree: catch the base to catch all of ours and nothing else."""
+
+
+class FootprintsError(Exception):
+    """Base class of every error raised on purpose: one line, what is wrong and what to do."""
+
+
+class RasterError(FootprintsError):
+    """A raster is missing, unreadable, truncated, empty or lacks a georeference."""
+
+
+class BandError(RasterError, ValueError):
+    """The bands asked for and the bands at hand do not fit together."""
+
+
+class ChipSizeError(FootprintsError, ValueError):
+    """Chip size, overlap and raster size do not fit together."""
+
+
+class ConfigError(FootprintsError, ValueError):
+    """A configuration has an unknown key or a value out of range."""
+
+
+class WeightsError(FootprintsError):
+    """A weights file is missing, not ours, of a newer version, or does not fit its model."""
+
+
+class LayerError(FootprintsError, ValueError):
+    """A vector layer is missing, unreadable, without CRS, or does not overlap its scene."""
+
+
+class OutputError(FootprintsError):
+    """An output cannot be written: it exists, its folder is missing, read-only or full."""
+
+
+class DeviceError(FootprintsError):
+    """The compute device asked for is not there."""
+
+
+class TrainingError(FootprintsError):
+    """Training cannot start or go on: no labels, a loss that is not a number."""
+
+
+class FootprintsWarning(UserWarning):
+    """Base class of every warning of ours."""
+
+
+class DetectionCapWarning(FootprintsWarning):
+    """A chip reached the cap on detections; buildings may be missing there."""
+
+
+class ScalingWarning(FootprintsWarning):
+    """A scene's pixel values were mapped onto those the weights were trained with."""
+
+
+class SeamWarning(FootprintsWarning):
+    """Footprints wider than the chip overlap were joined from parts."""
+
+
+class LabelWarning(FootprintsWarning):
+    """Labels were repaired, reprojected or left out."""
