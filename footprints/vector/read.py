@@ -1,0 +1,164 @@
+"""Vector files -> polygons: labels, truth and areas of interest, in whatever state they come."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pyogrio
+import shapely
+from geopandas import GeoDataFrame
+from numpy.typing import NDArray
+from pyogrio.errors import DataLayerError, DataSourceError
+from shapely import GeometryType
+
+from footprints.errors import LabelWarning, LayerError
+
+PARQUET_SUFFIXES = frozenset({".parquet", ".geoparquet"})
+"""Endings read and written by pyarrow; everything else goes through GDAL."""
+
+_POLYGONAL = (GeometryType.POLYGON, GeometryType.MULTIPOLYGON)
+
+
+def read_layer(
+    path: str | Path,
+    *,
+    layer: str | None = None,
+    needs_crs: bool = True,
+    allow_empty: bool = True,
+) -> GeoDataFrame:
+    """Read the polygons of any vector file GDAL or pyarrow opens.
+
+    Args:
+        path: File, or an address GDAL understands.
+        layer: Name of the layer, for files that hold several.
+        needs_crs: Refuse a layer without a coordinate reference system.
+        allow_empty: Accept a layer without any polygon.
+
+    Returns:
+        The layer in its own CRS with all its columns, cleaned as `clean_polygons` says.
+
+    Raises:
+        LayerError: The file is missing, unreadable or ambiguous, holds lines or points, or lacks
+            what ``needs_crs`` and ``allow_empty`` ask for.
+    """
+    if not (Path(path).exists() or _is_address(str(path))):
+        raise LayerError(f"vector file not found: {path}")
+    try:
+        if Path(path).suffix.lower() in PARQUET_SUFFIXES:
+            frame = gpd.read_parquet(path)
+        else:
+            frame = pyogrio.read_dataframe(path, layer=layer or _only_layer(path))
+    # ValueError: pyarrow's and geopandas' word for damaged files, and text that is not decodable.
+    except (DataSourceError, DataLayerError, OSError, ValueError) as err:
+        if isinstance(err, LayerError):
+            raise
+        reason = (str(err) or type(err).__name__).splitlines()[0]
+        raise LayerError(f"cannot read {path} as a vector layer: {reason}") from err
+    if needs_crs and frame.crs is None:
+        raise LayerError(
+            f"{path} has no coordinate reference system; assign the right one, "
+            f"for instance with ogr2ogr -a_srs EPSG:4326 fixed.gpkg {path}"
+        )
+    polygons = clean_polygons(frame, name=str(path))
+    if polygons.empty and not allow_empty:
+        raise LayerError(f"{path} holds no polygon; give a layer with at least one")
+    return polygons
+
+
+def clean_polygons(layer: GeoDataFrame, *, name: str = "layer") -> GeoDataFrame:
+    """Make a layer one valid two-dimensional Polygon a row.
+
+    Features without geometry are dropped, multipolygons become one row a part, and invalid
+    polygons are repaired; a repair may leave several parts, or none of a polygon without area.
+
+    Args:
+        layer: Polygons and multipolygons, in any CRS or none.
+        name: What messages call the layer.
+
+    Returns:
+        A new layer in the same order with a fresh index and the geometry column ``geometry``;
+        parts repeat the columns of their feature.
+
+    Raises:
+        LayerError: A geometry is neither a polygon nor a multipolygon.
+
+    Warns:
+        LabelWarning: Polygons were repaired or had no area and were left out; says how many.
+    """
+    geometries = shapely.force_2d(layer.geometry.to_numpy())
+    row = np.flatnonzero(~(shapely.is_missing(geometries) | shapely.is_empty(geometries)))
+    geometries = geometries[row]
+    _require_polygons(geometries, name)
+
+    finite = np.isfinite(shapely.bounds(geometries)).all(axis=1)
+    invalid = finite & ~shapely.is_valid(geometries)
+    geometries[invalid] = make_valid_polygons(geometries[invalid])
+    lost = ~finite | shapely.is_empty(geometries)
+    if lost.any() or invalid.any():
+        _warn_of_repairs(name, repaired=int((invalid & ~lost).sum()), lost=int(lost.sum()))
+
+    parts, owner = shapely.get_parts(geometries[~lost], return_index=True)
+    columns = layer.drop(columns=layer.geometry.name).iloc[row[~lost][owner]]
+    return GeoDataFrame(columns.reset_index(drop=True), geometry=parts, crs=layer.crs)
+
+
+def make_valid_polygons(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Repair polygons: what their rings enclose, less their holes, lines and points left out.
+
+    Args:
+        geometries: (n,) invalid Polygon or MultiPolygon with finite coordinates.
+
+    Returns:
+        (n,) Polygon or MultiPolygon; empty where nothing has area.
+    """
+    # "structure" unites overlapping parts and keeps shells filled; the default "linework" opens a
+    # hole wherever an outline overlaps itself.
+    valid: NDArray[np.object_] = shapely.make_valid(
+        geometries, method="structure", keep_collapsed=False
+    )
+    return valid
+
+
+def _is_address(path: str) -> bool:
+    return "://" in path or path.startswith("/vsi")
+
+
+def _only_layer(path: str | Path) -> str:
+    """Name of the file's one layer with geometries."""
+    layers = pyogrio.list_layers(path)
+    # Tables without geometry, such as the styles QGIS stores in a GeoPackage, are not layers here.
+    names = [str(name) for name, geometry_type in layers if geometry_type is not None]
+    if not names:
+        raise LayerError(f"{path} holds no geometries")
+    if len(names) > 1:
+        raise LayerError(
+            f"{path} holds {len(names)} layers ({', '.join(names)}); "
+            f"pass the name of one, or save it in a file of its own"
+        )
+    return names[0]
+
+
+def _require_polygons(geometries: NDArray[np.object_], name: str) -> None:
+    types = shapely.get_type_id(geometries)
+    others = types[~np.isin(types, _POLYGONAL)]
+    if len(others):
+        kinds = ", ".join(sorted({GeometryType(kind).name.lower() for kind in others}))
+        raise LayerError(
+            f"{name} must hold polygons, but {len(others)} of {len(types)} geometries are {kinds}"
+        )
+
+
+def _warn_of_repairs(name: str, *, repaired: int, lost: int) -> None:
+    done = [
+        f"{count} {what}"
+        for count, what in ((repaired, "repaired"), (lost, "without area left out"))
+        if count
+    ]
+    warnings.warn(
+        f"{name}: invalid polygons, {' and '.join(done)}; check the layer",
+        LabelWarning,
+        stacklevel=3,
+    )
