@@ -1,0 +1,1 @@
+"""Labels to targets: scenes and vector labels in, training chips out, nothing prepared on disk."""

@@ -1,0 +1,173 @@
+"""Augmentation: what a chip shows may turn and change colour, never its buildings' truth.
+
+Geometry is an affine that moves pixels and polygons alike, so that targets are rasterised after
+augmentation and never resampled. Colour is one linear map over the bands, a gamma, a slight blur
+and noise, in units of the training imagery's value range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+
+Range = tuple[float, float]
+T = TypeVar("T", bound=np.generic)
+
+
+class Orientation(NamedTuple):
+    """A mirror image and quarter turns: one of the eight symmetries of the square."""
+
+    turns: int
+    """Quarter turns counter-clockwise, after mirroring."""
+    mirrored: bool
+    """Left and right swapped."""
+
+    @property
+    def swaps_sides(self) -> bool:
+        """Whether height and width change places."""
+        return self.turns % 2 == 1
+
+    def turn_pixels(self, pixels: NDArray[T]) -> NDArray[T]:
+        """Turn (..., height, width) pixels; a view of the input."""
+        if self.mirrored:
+            pixels = pixels[..., ::-1]
+        return np.rot90(pixels, self.turns, axes=(-2, -1))
+
+    def affine(self, height: float, width: float) -> Affine:
+        """The same for points in pixels of an image of the given size before the turn."""
+        transform = Affine(-1, 0, width, 0, 1, 0) if self.mirrored else Affine.identity()
+        for _ in range(self.turns % 4):
+            transform = Affine(0, 1, 0, -1, 0, width) * transform
+            height, width = width, height
+        return transform
+
+
+UPRIGHT = Orientation(0, mirrored=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """How far training chips differ from the imagery. The default is for vertical RGB imagery."""
+
+    scale: Range = (0.7, 1.4)
+    """Ground resolution relative to the target, drawn evenly on a logarithmic scale."""
+    turn: bool = True
+    """Mirror images and quarter turns: from above, no direction is up."""
+    brightness: float = 0.12
+    """Largest shift of all bands, as a share of the value range."""
+    contrast: float = 0.25
+    """Largest change of the spread around the chip's mean, as a share."""
+    saturation: float = 0.3
+    """Largest change of the bands' distance from their mean, as a share."""
+    hue: float = 0.06
+    """Largest turn about the grey axis, as a share of a full turn; three bands only."""
+    band_gain: float = 0.06
+    """Largest change of each band by itself, as a share."""
+    gamma: float = 0.25
+    """Largest exponent, as a share above 1, or one over it."""
+    blur: float = 0.2
+    """Share of chips that are slightly blurred."""
+    noise: float = 0.02
+    """Largest standard deviation of noise, as a share of the value range."""
+    noisy: float = 0.3
+    """Share of chips with noise."""
+
+    def draw_scale(self, rng: np.random.Generator) -> float:
+        """Ground resolution of a cut relative to the target."""
+        low, high = np.log(self.scale)
+        return float(np.exp(rng.uniform(low, high)))
+
+    def draw_orientation(self, rng: np.random.Generator) -> Orientation:
+        """One of the eight orientations, or none."""
+        if not self.turn:
+            return UPRIGHT
+        return Orientation(int(rng.integers(4)), mirrored=bool(rng.integers(2)))
+
+
+def jitter_colours(
+    pixels: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+    *,
+    value_range: Sequence[Range],
+    limits: Range | None,
+) -> NDArray[np.float32]:
+    """Change colours as weather, season, time of day and sensors do.
+
+    Args:
+        pixels: (bands, height, width).
+        valid: (height, width), True where there is data; the rest stays 0.
+        augmentation: How far.
+        rng: Where chance comes from.
+        value_range: Usual darkest and brightest value by band, or one for all bands.
+        limits: Values that the pixel type can hold; None: any.
+
+    Returns:
+        (bands, height, width) in the units of the input.
+    """
+    bands, height, width = pixels.shape
+    low, high = np.broadcast_to(np.asarray(value_range, np.float32), (bands, 2)).T
+    span = high - low
+    flat = (pixels.reshape(bands, -1) - low[:, None]) / span[:, None]
+    mean = flat[:, valid.ravel()].mean(axis=1) if valid.any() else np.full(bands, 0.5)
+    matrix, offset = _colour_map(mean, augmentation, rng)
+    flat = matrix @ flat + offset[:, None]
+    exponent = (1 + augmentation.gamma) ** rng.uniform(-1, 1)
+    np.power(np.maximum(flat, 0, out=flat), np.float32(exponent), out=flat)
+    image = flat.reshape(bands, height, width)
+    if rng.random() < augmentation.blur:
+        image = _blur(image, np.float32(rng.uniform(0.05, 0.25)))
+    if rng.random() < augmentation.noisy:
+        deviation = np.float32(rng.uniform(0, augmentation.noise))
+        image = image + deviation * rng.standard_normal(image.shape, dtype=np.float32)
+    image = image * span[:, None, None] + low[:, None, None]
+    if limits is not None:
+        np.clip(image, *limits, out=image)
+    image *= valid
+    return image.astype(np.float32, copy=False)
+
+
+def _colour_map(
+    mean: NDArray[np.floating], augmentation: Augmentation, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Brightness, contrast, saturation, hue and gain as one (bands, bands) matrix and offset."""
+    bands = len(mean)
+    saturation = 1 + augmentation.saturation * rng.uniform(-1, 1)
+    grey = np.full((bands, bands), 1 / bands)
+    matrix = saturation * np.eye(bands) + (1 - saturation) * grey
+    angle = 2 * np.pi * augmentation.hue * rng.uniform(-1, 1)
+    if bands == 3:
+        matrix = _turn_about_grey(angle) @ matrix
+    gain = 1 + augmentation.band_gain * rng.uniform(-1, 1, bands)
+    contrast = 1 + augmentation.contrast * rng.uniform(-1, 1)
+    matrix = contrast * gain[:, None] * matrix
+    # The mean grey stays where it is while the spread changes.
+    offset = (1 - contrast) * mean.mean() + augmentation.brightness * rng.uniform(-1, 1)
+    return matrix.astype(np.float32), np.full(bands, offset, dtype=np.float32)
+
+
+def _turn_about_grey(angle: float) -> NDArray[np.float64]:
+    """Rotation of RGB about (1, 1, 1), which leaves grey as it is (Rodrigues' formula)."""
+    axis = np.full(3, 1 / np.sqrt(3))
+    cross = np.cross(axis, np.eye(3)).T
+    outer = np.outer(axis, axis)
+    turned: NDArray[np.float64] = (
+        np.cos(angle) * np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * outer
+    )
+    return turned
+
+
+def _blur(image: NDArray[np.float32], side: np.float32) -> NDArray[np.float32]:
+    """Weigh each pixel with its neighbours, ``side`` for each, along both axes."""
+    for axis in (1, 2):
+        padded = np.pad(image, [(int(a == axis),) * 2 for a in range(3)], mode="edge")
+        size = image.shape[axis]
+        before, after = (np.take(padded, range(i, i + size), axis=axis) for i in (0, 2))
+        image = (1 - 2 * side) * image + side * (before + after)
+    return image

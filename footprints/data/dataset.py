@@ -1,0 +1,378 @@
+"""Training and validation chips, cut on the fly.
+
+A training chip is one cut, or, where the images are smaller than a chip, a square of cuts from
+several images, so that the network never spends its time on black pixels. Chip number i of a run
+depends on the seed and on i alone: a resumed run goes on with the chips it would have seen.
+
+Shapes: N samples in a batch, S chip side, n buildings on a chip, M mask side.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import shapely
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from footprints.chip import ChipGrid, Window
+from footprints.data.augment import Augmentation, Range, jitter_colours
+from footprints.data.labels import LabelledImage, window_box
+from footprints.data.split import Block, TrainingImage
+from footprints.data.targets import Cut, Sample, make_sample
+from footprints.errors import TrainingError
+from footprints.raster.source import Scene, open_scene
+
+ATTEMPTS = 32
+"""Windows drawn in search of buildings before one without is taken."""
+MAX_ATTEMPTS = 1000
+"""Windows drawn in search of ground that is free, before there is none."""
+DEFAULT_AUGMENTATION = Augmentation()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Samples as tensors: images stacked, instances in one tensor per image."""
+
+    pixels: Tensor
+    """(N, bands, S, S) float32."""
+    valid: Tensor
+    """(N, S, S) bool."""
+    labelled: Tensor
+    """(N, S, S) bool."""
+    boxes: list[Tensor]
+    """N of (n, 4) float32."""
+    labels: list[Tensor]
+    """N of (n,) int64."""
+    masks: list[Tensor]
+    """N of (n, M, M) uint8."""
+    mask_boxes: list[Tensor]
+    """N of (n, 4) float32."""
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """The same batch on another device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, for quick transfers to a GPU."""
+        return self._map(torch.Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(
+            pixels=change(self.pixels),
+            valid=change(self.valid),
+            labelled=change(self.labelled),
+            boxes=[change(tensor) for tensor in self.boxes],
+            labels=[change(tensor) for tensor in self.labels],
+            masks=[change(tensor) for tensor in self.masks],
+            mask_boxes=[change(tensor) for tensor in self.mask_boxes],
+        )
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples; smaller ones are padded right and below with invalid, unlabelled ground."""
+    height = max(sample.pixels.shape[1] for sample in samples)
+    width = max(sample.pixels.shape[2] for sample in samples)
+
+    def stacked(arrays: list[NDArray[np.generic]]) -> Tensor:
+        stack = np.zeros((len(arrays), *arrays[0].shape[:-2], height, width), arrays[0].dtype)
+        for array, place in zip(arrays, stack, strict=True):
+            place[..., : array.shape[-2], : array.shape[-1]] = array
+        return torch.from_numpy(stack)
+
+    return Batch(
+        pixels=stacked([sample.pixels for sample in samples]),
+        valid=stacked([sample.valid for sample in samples]),
+        labelled=stacked([sample.labelled for sample in samples]),
+        boxes=[torch.from_numpy(sample.boxes) for sample in samples],
+        labels=[torch.from_numpy(sample.labels) for sample in samples],
+        masks=[torch.from_numpy(sample.masks) for sample in samples],
+        mask_boxes=[torch.from_numpy(sample.mask_boxes) for sample in samples],
+    )
+
+
+class ImageReader:
+    """Reads windows of images and keeps the rasters it read last open, in each process its own."""
+
+    def __init__(self, keep_open: int = 256) -> None:
+        self._keep_open = keep_open
+        self._open: OrderedDict[str, Scene] = OrderedDict()
+        self._process = os.getpid()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"_keep_open": self._keep_open, "_open": OrderedDict(), "_process": os.getpid()}
+
+    def __call__(
+        self, image: LabelledImage, window: Window, shape: tuple[int, int]
+    ) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """Read a window in raster pixels to (bands, height, width) pixels and their validity."""
+        return self._scene(image).read(window, shape)
+
+    def _scene(self, image: LabelledImage) -> Scene:
+        if self._process != os.getpid():
+            # GDAL's handles do not survive a fork.
+            self._open, self._process = OrderedDict(), os.getpid()
+        if image.path not in self._open:
+            if len(self._open) >= self._keep_open:
+                self._open.popitem(last=False)[1].close()
+            self._open[image.path] = open_scene(image.path, bands=image.bands, nodata=image.nodata)
+        self._open.move_to_end(image.path)
+        return self._open[image.path]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingSource:
+    """Images of one scene, from which chips are drawn."""
+
+    images: Sequence[TrainingImage]
+    weight: float = 1.0
+    """How often its ground is shown, relative to ground of weight 1."""
+
+
+class TrainingChips(Dataset[Sample]):
+    """Augmented chips at random places of the training ground.
+
+    Indices go on beyond the length: ``index // len`` is the epoch. `EpochSampler` deals them out.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[TrainingSource],
+        *,
+        chip_size: int,
+        gsd_m: float | None,
+        length: int,
+        seed: int = 0,
+        augmentation: Augmentation = DEFAULT_AUGMENTATION,
+        empty_share: float = 0.1,
+        value_range: Sequence[Range] = ((0.0, 255.0),),
+    ) -> None:
+        """Prepare to draw chips.
+
+        Args:
+            sources: Where from.
+            chip_size: Side of a chip in pixels.
+            gsd_m: Metres per chip pixel; None: every image at its own.
+            length: Chips in an epoch.
+            seed: Chooses places and augmentation, with the index.
+            augmentation: How far chips differ from the imagery.
+            empty_share: Share of cuts drawn anywhere, with buildings or without as it comes; the
+                others show a building at least.
+            value_range: Usual darkest and brightest pixel value by band, or one for all bands.
+
+        Raises:
+            TrainingError: No ground is left for training, or the band counts differ.
+        """
+        self.sources = [source for source in sources if source.images]
+        _check_sources(self.sources)
+        self.chip_size = chip_size
+        self.gsd_m = gsd_m
+        self.length = length
+        self.seed = seed
+        self.augmentation = augmentation
+        self.empty_share = empty_share
+        self.value_range = value_range
+        self._read = ImageReader()
+        grounds = [
+            np.array([_ground(t.image, gsd_m) for t in source.images]) for source in self.sources
+        ]
+        self._image_chances = [ground / ground.sum() for ground in grounds]
+        shares = np.array([s.weight * g.sum() for s, g in zip(self.sources, grounds, strict=True)])
+        self._source_chances = shares / shares.sum()
+        self._cells = [_cells_per_side(s.images, chip_size, gsd_m) for s in self.sources]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        """Chip ``index % len`` of epoch ``index // len``."""
+        rng = np.random.default_rng((self.seed, *divmod(index, self.length)))
+        number = int(rng.choice(len(self.sources), p=self._source_chances))
+        cuts = self._draw_cuts(number, rng)
+        sample = make_sample(cuts, self._read, self.chip_size, self.chip_size)
+        pixels = jitter_colours(
+            sample.pixels,
+            sample.valid,
+            self.augmentation,
+            rng,
+            value_range=self.value_range,
+            limits=_limits(cuts[0].image.dtype),
+        )
+        return replace(sample, pixels=pixels)
+
+    def _draw_cuts(self, number: int, rng: np.random.Generator) -> list[Cut]:
+        """Fill a chip from one source: a square of cuts."""
+        edges = np.linspace(0, self.chip_size, self._cells[number] + 1).round().astype(int).tolist()
+        spans = list(itertools.pairwise(edges))
+        return [
+            self._draw_cut(number, (y0, x0, y1 - y0, x1 - x0), rng)
+            for y0, y1 in spans
+            for x0, x1 in spans
+        ]
+
+    def _draw_cut(
+        self, number: int, cell: tuple[int, int, int, int], rng: np.random.Generator
+    ) -> Cut:
+        """One cut of a source for a cell (y, x, height, width) of the chip."""
+        y, x, height, width = cell
+        orientation = self.augmentation.draw_orientation(rng)
+        if orientation.swaps_sides:
+            height, width = width, height
+        anywhere = rng.random() < self.empty_share
+        images, chances = self.sources[number].images, self._image_chances[number]
+        fallback: Cut | None = None
+        for attempt in range(MAX_ATTEMPTS):
+            place = images[int(rng.choice(len(images), p=chances))]
+            scale = self.augmentation.draw_scale(rng)
+            window = _draw_window(place.image, self.gsd_m, scale, (height, width), rng)
+            if place.is_free(window) and _has_labels(place.image, window):
+                cut = Cut(place.image, window, height, width, orientation, x, y)
+                if anywhere or place.image.has_buildings(window):
+                    return cut
+                fallback = fallback or cut
+            if fallback is not None and attempt >= ATTEMPTS:
+                return fallback
+        raise TrainingError(
+            f"no room for training chips of {self.chip_size} px in {images[0].image.path} beside "
+            f"the held-out ground; hold out less or use a smaller chip size"
+        )
+
+
+class ValidationChips(Dataset[Sample]):
+    """Chips that tile held-out blocks, without augmentation."""
+
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        *,
+        chip_size: int,
+        gsd_m: float | None,
+        multiple: int = 32,
+    ) -> None:
+        """Lay out the chips.
+
+        Args:
+            blocks: Held-out ground; no chip shows anything beside it.
+            chip_size: Largest side of a chip in pixels.
+            gsd_m: Metres per chip pixel; None: every image at its own.
+            multiple: Chips of smaller blocks are filled up to a multiple of this with invalid
+                pixels.
+        """
+        cuts = [cut for block in blocks for cut in _tile_block(block, chip_size, gsd_m)]
+        self.cuts = [cut for cut in cuts if _meets_area(cut.image, cut.window)]
+        self._multiple = multiple
+        self._read = ImageReader()
+
+    def __len__(self) -> int:
+        return len(self.cuts)
+
+    def __getitem__(self, index: int) -> Sample:
+        cut = self.cuts[index]
+        height, width = (-(-side // self._multiple) * self._multiple for side in cut[2:4])
+        return make_sample([cut], self._read, height, width)
+
+
+class EpochSampler(Sampler[int]):
+    """Deals out the chips of the epoch at hand, so that no two epochs show the same."""
+
+    def __init__(self, chips: TrainingChips) -> None:
+        self._length = len(chips)
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to an epoch, counted from 0; Lightning does so at each start."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[int]:
+        first = self._epoch * self._length
+        return iter(range(first, first + self._length))
+
+
+def _check_sources(sources: Sequence[TrainingSource]) -> None:
+    if not sources:
+        raise TrainingError("all ground is held out; leave some for training")
+    counts = {t.image.count: t.image.path for source in sources for t in source.images}
+    if len(counts) > 1:
+        named = ", ".join(f"{count} ({path})" for count, path in counts.items())
+        raise TrainingError(f"images differ in their number of bands: {named}; choose with bands")
+
+
+def _ground(image: LabelledImage, gsd_m: float | None) -> float:
+    """The image's area in chip pixels."""
+    scale_x, scale_y = image.scale(gsd_m)
+    return image.width * image.height / (scale_x * scale_y)
+
+
+def _cells_per_side(images: Sequence[TrainingImage], chip_size: int, gsd_m: float | None) -> int:
+    """How many images side by side fill a chip; an eighth of the side may stay empty."""
+    side = float(np.median([_ground(t.image, gsd_m) for t in images])) ** 0.5
+    return max(1, int(np.ceil(chip_size / side - 1 / 8)))
+
+
+def _draw_window(
+    image: LabelledImage,
+    gsd_m: float | None,
+    scale: float,
+    shape: tuple[int, int],
+    rng: np.random.Generator,
+) -> Window:
+    """A window of ``shape`` chip pixels somewhere on an image, or around it if it is smaller."""
+    scale_x, scale_y = image.scale(gsd_m)
+    width, height = shape[1] * scale_x * scale, shape[0] * scale_y * scale
+    room_x, room_y = image.width - width, image.height - height
+    x = rng.uniform(min(room_x, 0.0), max(room_x, 0.0))
+    y = rng.uniform(min(room_y, 0.0), max(room_y, 0.0))
+    return Window(x, y, width, height)
+
+
+def _has_labels(image: LabelledImage, window: Window) -> bool:
+    """Whether labels are complete at the centre of a window."""
+    x, y = window.x + window.width / 2, window.y + window.height / 2
+    return image.aoi is None or bool(shapely.intersects_xy(image.aoi, x, y))
+
+
+def _meets_area(image: LabelledImage, window: Window) -> bool:
+    """Whether labels are complete anywhere in a window."""
+    return image.aoi is None or bool(image.aoi.intersects(window_box(window)))
+
+
+def _tile_block(block: Block, chip_size: int, gsd_m: float | None) -> list[Cut]:
+    """Cover a block with chips that stay inside it; the last row and column move inwards."""
+    image, (x0, y0, block_width, block_height) = block
+    scale_x, scale_y = image.scale(gsd_m)
+    grid = ChipGrid(
+        height=max(1, int(block_height / scale_y)),
+        width=max(1, int(block_width / scale_x)),
+        size=chip_size,
+        overlap=0,
+    )
+    return [
+        Cut(
+            image,
+            Window(x0 + x * scale_x, y0 + y * scale_y, width * scale_x, height * scale_y),
+            int(height),
+            int(width),
+        )
+        for x, y, width, height in grid
+    ]
+
+
+def _limits(dtype: str) -> Range | None:
+    """Least and greatest value of a pixel type; None for floating point."""
+    if not np.issubdtype(dtype, np.integer):
+        return None
+    info = np.iinfo(dtype)
+    return float(info.min), float(info.max)

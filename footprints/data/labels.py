@@ -1,0 +1,280 @@
+"""Scenes and their vector labels, indexed image by image in raster pixels.
+
+Every label is moved once, when it is read, into the raster pixels of the image it lies on. From
+there to a chip it takes one affine, and CRS, rotated rasters and degrees are dealt with.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from footprints.chip import Window
+from footprints.errors import LabelWarning, LayerError, RasterError
+from footprints.raster.source import open_scene
+from footprints.vector.read import read_layer
+
+if TYPE_CHECKING:
+    from affine import Affine
+    from geopandas import GeoDataFrame
+    from pyproj import CRS
+
+RASTER_ENDINGS = frozenset({".tif", ".tiff", ".vrt", ".jp2", ".img"})
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingScene:
+    """Imagery and the labels drawn on it."""
+
+    images: str | Path | Sequence[str | Path]
+    """A raster, a folder of rasters, a pattern such as ``images/*.tif``, or a list of rasters."""
+    labels: str | Path
+    """Polygon layer of the buildings on all of the images."""
+    aoi: str | Path | None = None
+    """Polygon layer of the areas in which labels are complete; None: everywhere."""
+    image_column: str | None = None
+    """Column of ``labels`` that names the image file of each polygon; None: every polygon counts
+    on every image under it."""
+    class_column: str | None = None
+    """Column of ``labels`` with the class name; None: all are of the first class."""
+    bands: tuple[int, ...] | None = None
+    """1-based bands to read, in order; None: as the raster has them."""
+    nodata: float | None = None
+    """Overrides the raster's nodata value."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledImage:
+    """One raster and the labels on it."""
+
+    path: str
+    bands: tuple[int, ...] | None
+    """Bands to read; None: as the raster has them."""
+    nodata: float | None
+    count: int
+    """Number of bands that are read."""
+    dtype: str
+    width: int
+    height: int
+    gsd_m: tuple[float, float] | None
+    """Metres per raster pixel along x and y; None where the CRS has no metres."""
+    crs: CRS
+    transform: Affine
+    """Raster pixels to CRS units."""
+    polygons: NDArray[np.object_]
+    """(n,) valid Polygons in raster pixels; they may reach beyond the image."""
+    labels: NDArray[np.int64]
+    """(n,) 0-based class of each polygon."""
+    tree: shapely.STRtree
+    """Over ``polygons``."""
+    aoi: shapely.Geometry | None
+    """Where labels are complete, in raster pixels; None: everywhere."""
+
+    @property
+    def footprint(self) -> shapely.Polygon:
+        """The raster's outline in CRS units."""
+        return to_crs_units(Window(0, 0, self.width, self.height), self.transform)
+
+    def scale(self, gsd_m: float | None) -> tuple[float, float]:
+        """Raster pixels per chip pixel along x and y.
+
+        Args:
+            gsd_m: Metres per chip pixel; None: as the raster.
+        """
+        if gsd_m is None or self.gsd_m is None:
+            return 1.0, 1.0
+        return gsd_m / self.gsd_m[0], gsd_m / self.gsd_m[1]
+
+    def has_buildings(self, window: Window) -> bool:
+        """Whether any label meets a window in raster pixels."""
+        return len(self.tree.query(window_box(window))) > 0
+
+
+def window_box(window: Window) -> shapely.Polygon:
+    """A window as a polygon in its own pixel frame."""
+    return shapely.box(
+        window.x, window.y, window.x + window.width, window.y + window.height, ccw=True
+    )
+
+
+def to_crs_units(window: Window, transform: Affine) -> shapely.Polygon:
+    """The outline of a window in raster pixels, in CRS units."""
+    return apply_affine(np.array([window_box(window)]), transform)[0]
+
+
+def apply_affine(geometries: NDArray[np.object_], transform: Affine) -> NDArray[np.object_]:
+    """Move geometries by an affine: (n,) in, (n,) out."""
+    matrix = np.array([[transform.a, transform.d], [transform.b, transform.e]])
+    offset = np.array([transform.c, transform.f])
+    moved: NDArray[np.object_] = shapely.transform(geometries, lambda xy: xy @ matrix + offset)
+    return moved
+
+
+def list_images(images: str | Path | Sequence[str | Path]) -> list[str]:
+    """The rasters that a scene's ``images`` stand for, in order.
+
+    Raises:
+        RasterError: A folder or pattern holds no raster.
+    """
+    if not isinstance(images, str | Path):
+        return [image for entry in images for image in list_images(entry)]
+    path = Path(images)
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in RASTER_ENDINGS)
+    elif set("*?") & set(path.name):
+        found = sorted(path.parent.glob(path.name))
+    else:
+        return [str(images)]
+    if not found:
+        raise RasterError(f"no raster in {images}; name a file, a folder or a pattern like *.tif")
+    return [str(p) for p in found]
+
+
+def read_training_scene(
+    scene: TrainingScene, *, classes: Sequence[str] = ("building",)
+) -> list[LabelledImage]:
+    """Open every image of a scene once and give it its labels.
+
+    Args:
+        scene: Imagery and labels.
+        classes: Class names, in the order of the labels.
+
+    Returns:
+        One entry per image, in order; an image without buildings stays, without polygons.
+
+    Raises:
+        LayerError: The labels are unreadable, have no polygon or no CRS, lack a column, name an
+            unknown class, or lie on none of the images.
+        RasterError: An image is missing, unreadable or without georeference.
+    """
+    frame = read_layer(scene.labels, allow_empty=False)
+    label_of_row = _class_indices(frame, scene, classes)
+    layers = _Reprojected(frame, str(scene.labels))
+    areas = None if scene.aoi is None else _Reprojected(read_layer(scene.aoi), str(scene.aoi))
+    images, used = [], np.zeros(len(frame), dtype=bool)
+    for path in list_images(scene.images):
+        image, rows = _read_image(path, scene, layers, areas, label_of_row)
+        images.append(image)
+        used[rows] = True
+    _check_overlap(images, frame, str(scene.labels), used)
+    return images
+
+
+class _Reprojected:
+    """A layer in the CRS of whichever image asks, reprojected once per CRS and said once."""
+
+    def __init__(self, frame: GeoDataFrame, name: str) -> None:
+        self.frame = frame
+        self._name = name
+        self._by_crs: dict[str, tuple[NDArray[np.object_], shapely.STRtree]] = {}
+
+    def in_crs(self, crs: CRS) -> tuple[NDArray[np.object_], shapely.STRtree]:
+        key = crs.to_wkt()
+        if key not in self._by_crs:
+            geometries = self.frame.geometry
+            if geometries.crs != crs:
+                if not self._by_crs:
+                    warnings.warn(
+                        f"{self._name} is in {geometries.crs.name} and was reprojected to "
+                        f"{crs.name}, the CRS of its image",
+                        LabelWarning,
+                        stacklevel=4,
+                    )
+                geometries = geometries.to_crs(crs)
+            polygons = geometries.to_numpy()
+            self._by_crs[key] = polygons, shapely.STRtree(polygons)
+        return self._by_crs[key]
+
+
+def _read_image(
+    path: str,
+    scene: TrainingScene,
+    layers: _Reprojected,
+    areas: _Reprojected | None,
+    label_of_row: NDArray[np.int64],
+) -> tuple[LabelledImage, NDArray[np.int64]]:
+    """One image with its labels, and the rows of the layer that these came from."""
+    with open_scene(path, bands=scene.bands, nodata=scene.nodata) as raster:
+        outline = to_crs_units(Window(0, 0, raster.width, raster.height), raster.transform)
+        polygons, tree = layers.in_crs(raster.crs)
+        rows = np.sort(tree.query(outline, predicate="intersects"))
+        if scene.image_column is not None:
+            names = layers.frame[scene.image_column].to_numpy()[rows]
+            rows = rows[np.isin(names, [Path(path).name, Path(path).stem])]
+        in_pixels = apply_affine(polygons[rows], ~raster.transform)
+        aoi = None
+        if areas is not None:
+            parts, area_tree = areas.in_crs(raster.crs)
+            here = parts[area_tree.query(outline, predicate="intersects")]
+            aoi = shapely.union_all(apply_affine(here, ~raster.transform))
+        image = LabelledImage(
+            path=path,
+            bands=scene.bands,
+            nodata=scene.nodata,
+            count=len(raster.bands),
+            dtype=str(raster.dtype),
+            width=raster.width,
+            height=raster.height,
+            gsd_m=raster.gsd_m(),
+            crs=raster.crs,
+            transform=raster.transform,
+            polygons=in_pixels,
+            labels=label_of_row[rows],
+            tree=shapely.STRtree(in_pixels),
+            aoi=aoi,
+        )
+    return image, rows
+
+
+def _class_indices(
+    frame: GeoDataFrame, scene: TrainingScene, classes: Sequence[str]
+) -> NDArray[np.int64]:
+    """(n,) class index of each row of the layer."""
+    for column in (scene.image_column, scene.class_column):
+        if column is not None and column not in frame.columns:
+            known = ", ".join(str(name) for name in frame.columns.drop("geometry"))
+            raise LayerError(f"{scene.labels} has no column {column!r}; it has: {known}")
+    if scene.class_column is None:
+        return np.zeros(len(frame), dtype=np.int64)
+    names: NDArray[Any] = frame[scene.class_column].to_numpy()
+    index = {name: i for i, name in enumerate(classes)}
+    unknown = sorted({str(name) for name in names if name not in index})
+    if unknown:
+        raise LayerError(
+            f"{scene.labels} has unknown classes {', '.join(unknown)} in column "
+            f"{scene.class_column!r}; known are: {', '.join(classes)}"
+        )
+    return np.array([index[name] for name in names], dtype=np.int64)
+
+
+def _check_overlap(
+    images: list[LabelledImage], frame: GeoDataFrame, name: str, used: NDArray[np.bool_]
+) -> None:
+    """Labels that lie on no image are an error if they all do, a warning if most do."""
+    if not used.any():
+        footprint = shapely.union_all([image.footprint for image in images[:1]])
+        raise LayerError(
+            f"no label of {name} lies on {images[0].path}"
+            + (f" or its {len(images) - 1} neighbours" if len(images) > 1 else "")
+            + f": labels cover {_extent(frame.total_bounds)} ({frame.crs.name}), "
+            f"the image {_extent(footprint.bounds)} ({images[0].crs.name})"
+        )
+    if used.mean() < 0.5:
+        warnings.warn(
+            f"{np.count_nonzero(~used)} of {len(used)} labels of {name} lie on no image and are "
+            f"left out; check that imagery and labels show the same place",
+            LabelWarning,
+            stacklevel=3,
+        )
+
+
+def _extent(bounds: Sequence[float]) -> str:
+    x_min, y_min, x_max, y_max = bounds
+    return f"x {x_min:.6g} to {x_max:.6g}, y {y_min:.6g} to {y_max:.6g}"

@@ -1,0 +1,306 @@
+"""Validation split by place: ground that validates or is held out never shows in training.
+
+Large rasters are split into blocks, collections of small images into cells of a coarse grid on the
+ground, so that neighbouring chips never sit on both sides. What is kept from one image is kept from
+every other image that shows the same ground.
+
+Kept ground grows by a buffer before training windows are tested against it, because resampling
+looks a little beyond a window.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import geopandas as gpd
+import numpy as np
+import shapely
+
+from footprints.chip import Window
+from footprints.data.labels import LabelledImage, apply_affine, to_crs_units, window_box
+from footprints.errors import TrainingError
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+    from pyproj import CRS
+
+
+class Block(NamedTuple):
+    """A part of an image that validates."""
+
+    image: LabelledImage
+    window: Window
+    """In raster pixels, whole numbers, inside the raster."""
+
+    @property
+    def outline(self) -> shapely.Polygon:
+        """In CRS units."""
+        return to_crs_units(self.window, self.image.transform)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingImage:
+    """An image and the part of it that training must not see."""
+
+    image: LabelledImage
+    kept: shapely.Geometry | None
+    """Ground kept from training, in raster pixels, buffered and prepared; None: all is free."""
+
+    def is_free(self, window: Window) -> bool:
+        """Whether a window in raster pixels shows no ground that is kept from training."""
+        return self.kept is None or not self.kept.intersects(window_box(window))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """What trains and what validates."""
+
+    training: list[list[TrainingImage]]
+    """By scene; images that are kept from training whole are left out."""
+    validation: list[Block]
+
+
+def split_by_place(
+    scenes: Sequence[Sequence[LabelledImage]],
+    *,
+    chip_size: int,
+    gsd_m: float | None,
+    holdout: GeoDataFrame | None = None,
+    validation: GeoDataFrame | None = None,
+    validation_share: float = 0.1,
+    seed: int = 0,
+    buffer_m: float = 2.0,
+    cell_m: float = 500.0,
+) -> Split:
+    """Divide the ground of all scenes into training, validation and what nothing may look at.
+
+    Args:
+        scenes: The images of each scene.
+        chip_size: Side of a chip in pixels.
+        gsd_m: Metres per chip pixel; None: every image at its own.
+        holdout: Polygons in any CRS that neither train nor validate.
+        validation: Polygons in any CRS that validate; of a rotated raster, the box of pixels around
+            each. A small image that meets one validates whole.
+        validation_share: Share of each scene's buildings that validate, where no polygons say so.
+        seed: Chooses the ground where a share is asked for.
+        buffer_m: Width of the strip around kept ground that is not used at all; raster pixels
+            where an image has no metres.
+        cell_m: Side of the cells that keep small images together.
+
+    Raises:
+        TrainingError: The share is out of range or leaves nothing, or ``validation`` lies beside
+            all images or on ``holdout``.
+    """
+    held_out = _Ground.of_layer(holdout)
+    groups_by_scene = [_cut_into_groups(images, chip_size, gsd_m, cell_m) for images in scenes]
+    if validation is not None:
+        blocks = _blocks_on(validation, groups_by_scene)
+        if any(held_out.on(block.image, block.window) is not None for block in blocks):
+            raise TrainingError("validation polygons meet the holdout; keep them apart")
+    else:
+        blocks = []
+        for groups in groups_by_scene:
+            free = [
+                group
+                for group in groups
+                if all(held_out.on(block.image, block.window, buffer_m) is None for block in group)
+            ]
+            blocks += choose_by_share(free, validation_share, seed)
+    kept = _Ground(
+        [*held_out.shapes, *(block.outline for block in blocks)],
+        [*held_out.crs, *(block.image.crs for block in blocks)],
+    )
+    training = [
+        [part for image in images if (part := _free_part(image, kept, buffer_m)) is not None]
+        for images in scenes
+    ]
+    return Split(training, blocks)
+
+
+def choose_by_share(groups: Sequence[list[Block]], share: float, seed: int) -> list[Block]:
+    """Choose groups that hold about a share of a scene's buildings.
+
+    Groups come in random order, and each is chosen that brings the sum nearer to the share. At
+    least one is chosen, and at least one is left.
+
+    Args:
+        groups: Blocks that stay together.
+        share: From 0 (nothing is chosen) to below 1.
+        seed: Of the order.
+
+    Raises:
+        TrainingError: The share is out of range, or there are fewer than two groups.
+    """
+    if not 0 <= share < 1:
+        raise TrainingError(f"the validation share must be in [0, 1), got {share}")
+    if share == 0:
+        return []
+    if len(groups) < 2:
+        raise TrainingError(
+            f"too little ground to validate on a share of {share}: two blocks of a chip's size are "
+            f"needed; give validation polygons, a smaller chip size or a share of 0"
+        )
+    # Every block counts as one building more, so that ground without any has its part too.
+    sizes = [_count_buildings(group) + len(group) for group in groups]
+    order = np.random.default_rng(seed).permutation(len(groups))
+    missing = share * sum(sizes)
+    chosen: list[int] = []
+    for index in order:
+        if abs(missing - sizes[index]) < abs(missing) and len(chosen) < len(groups) - 1:
+            chosen.append(int(index))
+            missing -= sizes[index]
+    return [block for index in chosen or [int(np.argmin(sizes))] for block in groups[index]]
+
+
+def _cut_into_groups(
+    images: Sequence[LabelledImage], chip_size: int, gsd_m: float | None, cell_m: float
+) -> list[list[Block]]:
+    """All the ground of a scene, in groups of blocks that validate together or not at all.
+
+    An image less than two chips wide or high is one block, and shares a group with its neighbours.
+    """
+    groups: dict[tuple[object, ...], list[Block]] = {}
+    for number, image in enumerate(images):
+        scale_x, scale_y = image.scale(gsd_m)
+        columns = int(image.width / (chip_size * scale_x))
+        rows = int(image.height / (chip_size * scale_y))
+        if min(columns, rows) < 2:
+            block = Block(image, Window(0, 0, image.width, image.height))
+            groups.setdefault(_cell(image, cell_m), []).append(block)
+            continue
+        for window in _tile(image, rows, columns):
+            groups[number, window] = [Block(image, window)]
+    return list(groups.values())
+
+
+def _tile(image: LabelledImage, rows: int, columns: int) -> list[Window]:
+    """Cut a raster into equal windows, to the pixel."""
+    xs = np.linspace(0, image.width, columns + 1).astype(int).tolist()
+    ys = np.linspace(0, image.height, rows + 1).astype(int).tolist()
+    return [
+        Window(x0, y0, x1 - x0, y1 - y0)
+        for y0, y1 in itertools.pairwise(ys)
+        for x0, x1 in itertools.pairwise(xs)
+    ]
+
+
+def _cell(image: LabelledImage, cell_m: float) -> tuple[object, ...]:
+    """The cell of a coarse grid over the CRS in which an image's centre lies."""
+    per_metre = 1.0
+    if image.gsd_m is not None:
+        # CRS units per metre: what a raster pixel measures in either. Rounded, because it differs
+        # a little from image to image and the grid must not.
+        ratio = abs(image.transform.determinant) / (image.gsd_m[0] * image.gsd_m[1])
+        per_metre = float(f"{ratio**0.5:.1e}")
+    centre = image.footprint.centroid
+    side = cell_m * per_metre
+    return image.crs.to_wkt(), int(centre.x // side), int(centre.y // side)
+
+
+def _blocks_on(layer: GeoDataFrame, groups_by_scene: Sequence[list[list[Block]]]) -> list[Block]:
+    """The parts of the images under each polygon: whole if small, else the box of pixels in it."""
+    ground = _Ground.of_layer(layer)
+    blocks = [block for groups in groups_by_scene for group in groups for block in group]
+    whole: list[Block] = []
+    large: dict[int, LabelledImage] = {}
+    for image, window in blocks:
+        if (window.width, window.height) != (image.width, image.height):
+            large[id(image)] = image
+        elif ground.on(image, window) is not None:
+            whole.append(Block(image, window))
+    boxes = [Block(i, w) for i in large.values() for w in ground.windows_on(i)]
+    if not whole and not boxes:
+        raise TrainingError("the validation polygons lie beside every image")
+    return whole + boxes
+
+
+def _free_part(image: LabelledImage, kept: _Ground, buffer_m: float) -> TrainingImage | None:
+    """An image less the ground kept from training; None if nothing remains."""
+    whole = Window(0, 0, image.width, image.height)
+    shape = kept.on(image, whole, buffer_m)
+    if shape is None:
+        return TrainingImage(image, None)
+    if shape.covers(window_box(whole)):
+        return None
+    shapely.prepare(shape)
+    return TrainingImage(image, shape)
+
+
+def _count_buildings(group: Sequence[Block]) -> int:
+    return sum(len(block.image.tree.query(window_box(block.window))) for block in group)
+
+
+class _Ground:
+    """Areas on the ground, each in its own CRS, to be found on any image."""
+
+    def __init__(self, shapes: Sequence[shapely.Geometry], crs: Sequence[CRS]) -> None:
+        self.shapes = shapes
+        self.crs = crs
+        globe = [_on_globe(shape, system) for shape, system in zip(shapes, crs, strict=True)]
+        self._tree = shapely.STRtree(globe)
+
+    @classmethod
+    def of_layer(cls, layer: GeoDataFrame | None) -> _Ground:
+        """The polygons of a layer; none for no layer."""
+        if layer is None:
+            return cls([], [])
+        return cls(list(layer.geometry), [layer.crs] * len(layer))
+
+    def windows_on(self, image: LabelledImage) -> list[Window]:
+        """The box of whole raster pixels inside each area's bounds, where an image has any."""
+        windows = []
+        for shape in self._parts(image):
+            x0, y0 = np.maximum(np.ceil(np.round(shape.bounds[:2], 3)), 0).astype(int).tolist()
+            x1, y1 = np.floor(np.round(shape.bounds[2:], 3)).astype(int).tolist()
+            x1, y1 = min(x1, image.width), min(y1, image.height)
+            if x1 > x0 and y1 > y0:
+                windows.append(Window(x0, y0, x1 - x0, y1 - y0))
+        return windows
+
+    def on(
+        self, image: LabelledImage, window: Window, buffer_m: float = 0.0
+    ) -> shapely.Geometry | None:
+        """What lies on a window of an image.
+
+        Args:
+            image: The image.
+            window: In raster pixels.
+            buffer_m: Grows the areas; raster pixels where the image has no metres.
+
+        Returns:
+            The union of all areas near the image, in raster pixels; None if they share no ground
+            with the window.
+        """
+        parts = self._parts(image)
+        if not parts:
+            return None
+        union = shapely.union_all(parts)
+        if buffer_m:
+            buffer_px = buffer_m / min(image.gsd_m) if image.gsd_m else buffer_m
+            union = union.buffer(buffer_px, join_style="mitre")
+        # An edge in common is no ground in common; rounding may make a sliver of it.
+        shared = union.intersection(window_box(window)).area
+        return union if shared > 1e-3 else None
+
+    def _parts(self, image: LabelledImage) -> list[shapely.Geometry]:
+        """The areas near an image, in raster pixels."""
+        near = np.sort(self._tree.query(_on_globe(image.footprint, image.crs)))
+        parts = []
+        for index in near:
+            shape, crs = self.shapes[index], self.crs[index]
+            if crs != image.crs:
+                # An edge that is straight in one CRS bends in another.
+                dense = shapely.segmentize(shape, shape.length / 64)
+                shape = gpd.GeoSeries([dense], crs=crs).to_crs(image.crs).iloc[0]
+            parts.append(apply_affine(np.array([shape]), ~image.transform)[0])
+        return parts
+
+
+def _on_globe(shape: shapely.Geometry, crs: CRS) -> shapely.Polygon:
+    """A box in degrees around a shape, to find what shows the same ground."""
+    dense = gpd.GeoSeries([shapely.segmentize(shape, shape.length / 16)], crs=crs)
+    # About 100 m, more than a buffer grows it by.
+    return shapely.box(*dense.to_crs(4326).total_bounds).buffer(1e-3)

@@ -1,0 +1,211 @@
+"""From cuts of labelled images to one chip with its targets.
+
+A cut is a window of one image: pixels are read straight to chip resolution, polygons follow by one
+affine, and masks are rasterised from the polygons last, over their own boxes.
+
+Shapes: n buildings on a chip, M = `MASK_SIDE`. Boxes are x_min, y_min, x_max, y_max in chip pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.features import geometry_mask
+
+from footprints.chip import Window
+from footprints.data.augment import UPRIGHT, Orientation
+from footprints.data.labels import LabelledImage, apply_affine, window_box
+from footprints.vector.coverage import rasterize_coverage
+
+MASK_SIDE = 112
+"""Cells along each side of a mask target."""
+MIN_VISIBLE_SHARE = 0.1
+"""A building of which less is on the chip is no target, but no background either."""
+MIN_SIDE_PX = 3.0
+"""Nor is one whose visible part is narrower than this many chip pixels."""
+MIN_LABELLED_SHARE = 0.5
+"""Nor is one with less of its box on ground that has both data and complete labels."""
+
+Pixels = NDArray[np.generic]
+Read = Callable[[LabelledImage, Window, tuple[int, int]], tuple[Pixels, NDArray[np.bool_]]]
+"""(image, window in raster pixels, (height, width)) -> (bands, height, width) pixels and
+(height, width) valid."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One chip with its targets."""
+
+    pixels: NDArray[np.float32]
+    """(bands, height, width) in the values of the imagery, 0 where there is no data."""
+    valid: NDArray[np.bool_]
+    """(height, width), True where there is data."""
+    labelled: NDArray[np.bool_]
+    """(height, width), True where labels are complete; elsewhere nothing counts as background."""
+    boxes: NDArray[np.float32]
+    """(n, 4), around the visible part of each building."""
+    labels: NDArray[np.int64]
+    """(n,) 0-based class."""
+    masks: NDArray[np.uint8]
+    """(n, M, M) share of each cell of the mask box that is visible building, 0 to 255."""
+    mask_boxes: NDArray[np.float32]
+    """(n, 4), the box with a margin of one mask cell on each side."""
+
+
+class Cut(NamedTuple):
+    """A window of one image and its place on a chip."""
+
+    image: LabelledImage
+    window: Window
+    """In raster pixels; it may reach beyond the raster."""
+    height: int
+    """Chip pixels along y when read, before it is turned."""
+    width: int
+    """Chip pixels along x when read, before it is turned."""
+    orientation: Orientation = UPRIGHT
+    x: int = 0
+    """Left edge on the chip."""
+    y: int = 0
+    """Upper edge on the chip."""
+
+    @property
+    def to_chip(self) -> Affine:
+        """Raster pixels to chip pixels."""
+        scale = Affine.scale(self.width / self.window.width, self.height / self.window.height)
+        return (
+            Affine.translation(self.x, self.y)
+            * self.orientation.affine(self.height, self.width)
+            * scale
+            * Affine.translation(-self.window.x, -self.window.y)
+        )
+
+    @property
+    def place(self) -> tuple[slice, slice]:
+        """Rows and columns of the chip that it fills."""
+        height, width = self.height, self.width
+        if self.orientation.swaps_sides:
+            height, width = width, height
+        return slice(self.y, self.y + height), slice(self.x, self.x + width)
+
+
+class _Visible(NamedTuple):
+    """What a cut shows of the buildings that meet it."""
+
+    parts: NDArray[np.object_]
+    """(n,) polygons in chip pixels."""
+    shares: NDArray[np.float64]
+    """(n,) area of the part over that of the building."""
+    labels: NDArray[np.int64]
+    """(n,)."""
+
+
+def make_sample(cuts: Sequence[Cut], read: Read, height: int, width: int) -> Sample:
+    """Read the cuts of one chip and make its targets.
+
+    Args:
+        cuts: Side by side on the chip; ground that no cut fills has no data and no labels.
+        read: Reads a window of an image.
+        height: Chip height in pixels.
+        width: Chip width in pixels.
+
+    Returns:
+        The chip. Buildings of which too little is visible are no targets, and the ground they
+        stand on is not labelled.
+    """
+    bands = cuts[0].image.count
+    pixels = np.zeros((bands, height, width), dtype=np.float32)
+    valid = np.zeros((height, width), dtype=bool)
+    labelled = np.zeros((height, width), dtype=bool)
+    for cut in cuts:
+        raw, has_data = read(cut.image, cut.window, (cut.height, cut.width))
+        rows, columns = cut.place
+        pixels[:, rows, columns] = cut.orientation.turn_pixels(raw)
+        valid[rows, columns] = cut.orientation.turn_pixels(has_data)
+        labelled[rows, columns] = True
+        if cut.image.aoi is not None:
+            labelled[rows, columns] = _covered(cut.image.aoi, cut, (height, width))[rows, columns]
+    labelled &= valid
+    pixels *= valid
+    visible = [_visible_parts(cut) for cut in cuts]
+    parts, shares, labels = (np.concatenate(column) for column in zip(*visible, strict=True))
+    boxes = shapely.bounds(parts).reshape(-1, 4)
+    narrow = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) < MIN_SIDE_PX
+    hidden = _share_inside(labelled, boxes) < MIN_LABELLED_SHARE
+    kept = (shares >= MIN_VISIBLE_SHARE) & ~narrow & ~hidden
+    for x_min, y_min, x_max, y_max in boxes[~kept]:
+        rows, columns = _pixels_touched(y_min, y_max), _pixels_touched(x_min, x_max)
+        labelled[rows, columns] = False
+    masks, mask_boxes = rasterize_targets(parts[kept], boxes[kept])
+    return Sample(
+        pixels, valid, labelled, boxes[kept].astype(np.float32), labels[kept], masks, mask_boxes
+    )
+
+
+def rasterize_targets(
+    parts: NDArray[np.object_], boxes: NDArray[np.float64]
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Masks (n, M, M) of polygons, and the boxes (n, 4) with a margin of one cell they lie over."""
+    margin = (boxes[:, 2:] - boxes[:, :2]) / (MASK_SIDE - 2)
+    mask_boxes = np.hstack([boxes[:, :2] - margin, boxes[:, 2:] + margin]).astype(np.float32)
+    masks = np.empty((len(parts), MASK_SIDE, MASK_SIDE), dtype=np.uint8)
+    # A few at a time, which keeps the work in the processor's cache.
+    for start in range(0, len(parts), 16):
+        some = slice(start, start + 16)
+        coverage = rasterize_coverage(parts[some], mask_boxes[some], MASK_SIDE)
+        masks[some] = coverage * np.float32(255) + np.float32(0.5)
+    return masks, mask_boxes
+
+
+def _visible_parts(cut: Cut) -> _Visible:
+    """The labels under a cut, clipped at the window and at the raster's edge."""
+    window, image = cut.window, cut.image
+    rows = np.sort(image.tree.query(window_box(window)))
+    whole = image.polygons[rows]
+    parts = shapely.clip_by_rect(
+        whole,
+        max(window.x, 0),
+        max(window.y, 0),
+        min(window.x + window.width, image.width),
+        min(window.y + window.height, image.height),
+    )
+    area = shapely.area(parts)
+    seen = area > 0
+    return _Visible(
+        apply_affine(parts[seen], cut.to_chip),
+        area[seen] / shapely.area(whole[seen]),
+        image.labels[rows[seen]],
+    )
+
+
+def _covered(area: shapely.Geometry, cut: Cut, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels of the chip whose centre lies in an area given in raster pixels."""
+    on_chip = apply_affine(np.array([area]), cut.to_chip)[0]
+    on_chip = shapely.intersection(on_chip, shapely.box(0, 0, shape[1], shape[0]))
+    if shapely.area(on_chip) == 0:
+        return np.zeros(shape, dtype=bool)
+    inside: NDArray[np.bool_] = geometry_mask([on_chip], shape, Affine.identity(), invert=True)
+    return inside
+
+
+def _share_inside(mask: NDArray[np.bool_], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) share of the pixels that each box touches for which the mask holds."""
+    if mask.all():
+        return np.ones(len(boxes))
+    sums = np.pad(mask.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    limits = (mask.shape[1], mask.shape[0]) * 2
+    x0, y0, x1, y1 = (
+        np.hstack([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])]).clip(0, limits).T.astype(int)
+    )
+    inside = sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]
+    share: NDArray[np.float64] = inside / np.maximum((x1 - x0) * (y1 - y0), 1)
+    return share
+
+
+def _pixels_touched(low: float, high: float) -> slice:
+    return slice(max(int(np.floor(low)), 0), int(np.ceil(high)))
