@@ -1,0 +1,147 @@
+"""In the end no ground belongs to two footprints: greedy by confidence, whole before cut.
+
+What is mostly covered by better footprints goes; otherwise it loses the ground they cover.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from footprints.vector.outlines import Footprints
+from footprints.vector.overlaps import (
+    INSIDE_SHARE,
+    Indices,
+    Mask,
+    Overlaps,
+    Polygons,
+    find_blobs,
+    find_overlaps,
+    ranks,
+)
+
+COVERED_SHARE = 0.5
+"""A footprint of which better ones cover this share is dropped."""
+ROOF_PART_SHARE = 0.2
+"""What lies within a footprint and is smaller than this share of it is a part of its roof: a
+chimney, a dormer, a dome."""
+SLIVER_PX = 4.0
+"""Leftovers thinner than this are dropped. Buildings this small are kept: only what was split off
+from something larger is a leftover."""
+
+
+def make_disjoint(footprints: Footprints, unmatched: Mask) -> Footprints:
+    """Settle every overlap that is left.
+
+    Args:
+        footprints: n buildings that may still overlap, Polygon or MultiPolygon.
+        unmatched: (n,) True for those a seam cuts without a counterpart: they give way to all
+            others.
+
+    Returns:
+        Footprints without common ground, in order of position. A footprint that falls into parts
+        gives one for each part that is no sliver.
+    """
+    overlaps = find_overlaps(footprints.polygons)
+    solid = ~find_blobs(footprints.polygons, overlaps)
+    rank = _ranks(footprints, unmatched, overlaps.among(solid))
+    polygons = _subtract_better(footprints.polygons, rank, overlaps.among(solid))
+    polygons[~solid] = None
+    return in_order(_split_parts(footprints.with_polygons(polygons)))
+
+
+def in_order(footprints: Footprints) -> Footprints:
+    """Footprints from top to bottom, then left to right, each with its vertices in normal form."""
+    polygons = shapely.normalize(footprints.polygons)
+    x_min, y_min, x_max, y_max = shapely.bounds(polygons).T
+    order = np.lexsort((footprints.scores, y_max, x_max, x_min, y_min))
+    return footprints.with_polygons(polygons).take(order)
+
+
+def without_slivers(polygons: Polygons) -> Polygons:
+    """Keep of each (n,) MultiPolygon the largest part, and others that are thick enough."""
+    polygons = polygons.copy()
+    several = np.flatnonzero(shapely.get_num_geometries(polygons) > 1)
+    if not len(several):
+        return polygons
+    parts, owner = shapely.get_parts(polygons[several], return_index=True)
+    areas = shapely.area(parts)
+    keep = ~shapely.is_empty(shapely.buffer(parts, -SLIVER_PX / 2, quad_segs=1))
+    order = np.lexsort((-areas, owner))
+    keep[order[np.diff(owner[order], prepend=-1) > 0]] = True
+    polygons[several] = shapely.multipolygons(parts[keep], indices=owner[keep])
+    return polygons
+
+
+def _ranks(footprints: Footprints, unmatched: Mask, overlaps: Overlaps) -> NDArray[np.int64]:
+    """(n,) who is served first: complete ones, then by confidence, size and position."""
+    areas = shapely.area(footprints.polygons)
+    pairs = overlaps.both_ways()
+    pairs = pairs.where(
+        (pairs.area >= INSIDE_SHARE * areas[pairs.first])
+        & (areas[pairs.first] < ROOF_PART_SHARE * areas[pairs.second])
+    )
+    # A part of a roof never comes before the roof, however sure the detector is of it.
+    confidence = footprints.scores.astype(np.float64)
+    np.minimum.at(confidence, pairs.first, footprints.scores[pairs.second])
+    x_min, y_min, x_max, y_max = shapely.bounds(footprints.polygons).T
+    return ranks(unmatched, -confidence, -areas, y_min, x_min, y_max, x_max)
+
+
+def _subtract_better(polygons: Polygons, rank: NDArray[np.int64], overlaps: Overlaps) -> Polygons:
+    """Take from each polygon, in order of rank, the ground of those before it.
+
+    All polygons whose better neighbours are settled are treated at once.
+
+    Returns:
+        (n,) what is left, None for polygons that go.
+    """
+    left = polygons.copy()
+    is_first = rank[overlaps.first] < rank[overlaps.second]
+    better = np.where(is_first, overlaps.first, overlaps.second)
+    worse = np.where(is_first, overlaps.second, overlaps.first)
+    while len(better):
+        waits = np.zeros(len(polygons), dtype=np.bool_)
+        waits[worse] = True
+        # A polygon is ready when none of the better ones it overlaps is waiting itself.
+        blocked = np.zeros(len(polygons), dtype=np.bool_)
+        blocked[worse[waits[better]]] = True
+        now = ~blocked[worse]
+        _subtract(left, better[now], worse[now])
+        better, worse = better[~now], worse[~now]
+    return left
+
+
+def _subtract(left: Polygons, better: Indices, worse: Indices) -> None:
+    """Take settled polygons from others, in place; those that are mostly covered become None."""
+    order = np.lexsort((better, worse))
+    better, worse = better[order], worse[order]
+    targets, starts, counts = np.unique(worse, return_index=True, return_counts=True)
+    before = left[targets]
+    rest = before.copy()
+    for turn in range(counts.max()):
+        has_more = counts > turn
+        rivals = left[better[starts[has_more] + turn]]
+        there = ~shapely.is_missing(rivals)
+        which = np.flatnonzero(has_more)[there]
+        rest[which] = shapely.difference(rest[which], rivals[there])
+    share = shapely.area(rest) / shapely.area(before)
+    # A better one in the middle would leave a ring: no building looks like that.
+    gone = (share <= 1 - COVERED_SHARE) | (_holes(rest) > _holes(before))
+    rest[~gone] = without_slivers(rest[~gone])
+    rest[gone] = None
+    left[targets] = rest
+
+
+def _holes(polygons: Polygons) -> NDArray[np.int64]:
+    """(n,) number of interior rings over all parts."""
+    parts, owner = shapely.get_parts(polygons, return_index=True)
+    holes = np.bincount(owner, shapely.get_num_interior_rings(parts), minlength=len(polygons))
+    return holes.astype(np.int64)
+
+
+def _split_parts(footprints: Footprints) -> Footprints:
+    """One footprint per part; none for those that are gone."""
+    parts, owner = shapely.get_parts(footprints.polygons, return_index=True)
+    return footprints.take(owner).with_polygons(parts)

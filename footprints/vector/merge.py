@@ -1,0 +1,163 @@
+"""From the outlines of single chips to the footprints of the scene: doubles out, seams closed.
+
+Everything is decided between outlines whose boxes meet, never from the scene as a whole, in grid
+pixels, before any CRS. An outline is *cut* where it comes close to an edge of its chip behind which
+another chip read data; otherwise it is *whole*. Classes play no part: ground has one building.
+
+1. Within a chip, blobs over several buildings go, then doubles.
+2. Whole outlines of one building from several chips: the one farthest from its chip's edges stays.
+3. A cut piece inside a whole outline goes: whole beats cut, never their union.
+4. Cut pieces that are each other's best match join, over as many chips as it takes.
+5. Whole outlines are never joined: row houses share a wall. Anything unmatched stays.
+6. What remains is made disjoint (`footprints.vector.disjoint`). Roofs wider than a chip need a
+   second look from farther away (`footprints.vector.wide_roofs`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from footprints.chip import ChipGrid
+from footprints.vector.disjoint import make_disjoint
+from footprints.vector.joining import join
+from footprints.vector.outlines import Footprints, Outlines
+from footprints.vector.overlaps import (
+    INSIDE_SHARE,
+    SAME_IOU,
+    Mask,
+    Overlaps,
+    best_of_rivals,
+    find_blobs,
+    find_overlaps,
+    ranks,
+)
+from footprints.vector.seams import EDGE_PX, Sides, extents, find_sides, windows_of
+
+SHORT_PX = 3 * EDGE_PX
+"""An outline that stops this far from its chip's edge is still taken for cut where a neighbouring
+chip's outline of the same building goes on behind that edge."""
+
+
+def merge(outlines: Outlines, grid: ChipGrid, read: NDArray[np.bool_]) -> Footprints:
+    """Merge the outlines of all chips of a scene.
+
+    The result depends neither on the order of the outlines nor on how chips are numbered.
+
+    Args:
+        outlines: Traced instances of the chips that were read.
+        grid: The chips.
+        read: (chips,) whether a chip was read and gave a result; False for chips without data and
+            for those that failed.
+
+    Returns:
+        Footprints without common ground, in order of position.
+    """
+    windows = windows_of(grid)
+    outlines = outlines.take(_order(outlines, windows))
+    outlines = _without_stray_parts(outlines, find_sides(outlines, grid, read))
+    overlaps = find_overlaps(outlines.polygons)
+
+    keep = _single_in_chip(outlines, overlaps)
+    overlaps = overlaps.among(keep)
+    iou = _iou_where_both_saw(outlines, overlaps, windows)
+    sides = _reveal_cuts(outlines, find_sides(outlines, grid, read), overlaps, iou, windows)
+    keep &= _deepest_of_whole(outlines, sides, overlaps.where(iou >= SAME_IOU))
+    keep &= ~_inside_whole(outlines, sides, overlaps.among(keep))
+    return make_disjoint(*join(outlines.take(keep), sides.take(keep), windows))
+
+
+def _order(outlines: Outlines, windows: NDArray[np.float64]) -> NDArray[np.intp]:
+    """An order of the outlines that their own order and the chips' numbers do not change."""
+    chips = windows[outlines.chips]
+    keys = (outlines.labels, outlines.scores, shapely.area(outlines.polygons))
+    return np.lexsort((*keys, *chips[:, :2].T, *outlines.boxes.T[::-1]))
+
+
+def _without_stray_parts(outlines: Outlines, sides: Sides) -> Outlines:
+    """Keep of whole outlines the largest part; the parts of cut ones may be joined elsewhere."""
+    several = shapely.get_num_geometries(outlines.polygons) > 1
+    whole = np.flatnonzero(several & ~np.any(sides.cut, axis=1))
+    parts, owner = shapely.get_parts(outlines.polygons[whole], return_index=True)
+    order = np.lexsort((-shapely.area(parts), owner))
+    largest = order[np.diff(owner[order], prepend=-1) > 0]
+    polygons = outlines.polygons.copy()
+    polygons[whole] = parts[largest]
+    return replace(outlines, polygons=polygons)
+
+
+def _single_in_chip(outlines: Outlines, overlaps: Overlaps) -> Mask:
+    """(n,) False for blobs, and for all but the surest outline of one building in one chip."""
+    overlaps = overlaps.where(outlines.chips[overlaps.first] == outlines.chips[overlaps.second])
+    single = ~find_blobs(outlines.polygons, overlaps)
+    overlaps = overlaps.among(single)
+    areas = shapely.area(outlines.polygons)
+    union = areas[overlaps.first] + areas[overlaps.second] - overlaps.area
+    same = overlaps.where(overlaps.area >= SAME_IOU * union)
+    return single & best_of_rivals(ranks(-outlines.scores, -areas), same.first, same.second)
+
+
+def _iou_where_both_saw(
+    outlines: Outlines, overlaps: Overlaps, windows: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(p,) IoU of overlapping outlines in the ground that both their chips see."""
+    first, second = (windows[outlines.chips[i]] for i in (overlaps.first, overlaps.second))
+    low = np.maximum(first[:, :2], second[:, :2])
+    high = np.minimum(first[:, 2:], second[:, 2:])
+    areas = shapely.area(outlines.polygons)
+    bounds = shapely.bounds(outlines.polygons)
+    union = -overlaps.area
+    for index in (overlaps.first, overlaps.second):
+        seen = areas[index]
+        beyond = np.any((bounds[index, :2] < low) | (bounds[index, 2:] > high), axis=1)
+        shared = shapely.box(*low[beyond].T, *high[beyond].T)
+        clipped = shapely.intersection(outlines.polygons[index[beyond]], shared)
+        seen[beyond] = shapely.area(clipped)
+        union = union + seen
+    return np.asarray(overlaps.area / union)
+
+
+def _reveal_cuts(
+    outlines: Outlines,
+    sides: Sides,
+    overlaps: Overlaps,
+    iou: NDArray[np.float64],
+    windows: NDArray[np.float64],
+) -> Sides:
+    """Mark edges as cutting where a neighbour shows that the building goes on behind them."""
+    same = overlaps.where(iou >= SAME_IOU).both_ways()
+    bounds = extents(outlines)
+    edges = windows[outlines.chips[same.first]]
+    outwards = np.array([-1, -1, 1, 1])
+    goes_on = (bounds[same.second] - edges) * outwards > EDGE_PX
+    stops_short = sides.gaps[same.first] <= SHORT_PX
+    near = sides.near.copy()
+    pair, side = np.nonzero(goes_on & stops_short)
+    near[same.first[pair], side] = True
+    return replace(sides, near=near)
+
+
+def _deepest_of_whole(outlines: Outlines, sides: Sides, same: Overlaps) -> Mask:
+    """(n,) False for whole outlines of a building that another chip shows farther inside."""
+    same = same.among(~np.any(sides.cut, axis=1))
+    rank = ranks(-sides.depth, -outlines.scores)
+    return best_of_rivals(rank, same.first, same.second)
+
+
+def _inside_whole(outlines: Outlines, sides: Sides, overlaps: Overlaps) -> Mask:
+    """(n,) True for cut pieces that lie inside a whole outline from another chip."""
+    cut = np.any(sides.cut, axis=1)
+    pairs = overlaps.both_ways()
+    piece, whole = pairs.first, pairs.second
+    inside = (
+        cut[piece]
+        & ~cut[whole]
+        & (outlines.chips[piece] != outlines.chips[whole])
+        & (pairs.area >= INSIDE_SHARE * shapely.area(outlines.polygons)[piece])
+    )
+    result = np.zeros(len(outlines), dtype=np.bool_)
+    result[piece[inside]] = True
+    return result
