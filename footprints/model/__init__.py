@@ -1,0 +1,1 @@
+"""Chips to instances: Mask R-CNN with FPN and PointRend on a timm trunk."""

@@ -1,0 +1,299 @@
+"""One frozen, validated model per stage; unknown keys are errors that name the known ones.
+
+Pixels are pixels at the weights' ground resolution unless a name says otherwise. Paper defaults:
+Mask R-CNN arXiv 1703.06870, FPN arXiv 1612.03144, PointRend arXiv 1912.08193.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from footprints.errors import ConfigError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseModel):
+    """Base of all stages: immutable, and strict about keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+S = TypeVar("S", bound=Settings)
+
+
+class BackboneConfig(Settings):
+    """Trunk and feature pyramid."""
+
+    name: str = "tf_efficientnet_lite0"
+    """Any timm model with ``features_only`` and strides 4, 8, 16, 32."""
+    pretrained: bool | str = False
+    """True: timm's own weights from its hub. A path: a local ``.pth`` or ``.safetensors`` file of
+    the timm model or of its tensors in the same order. False: random."""
+    frozen_stages: Annotated[int, Field(ge=0, le=5)] = 1
+    """How many stages from the stem on are not trained."""
+    norm: Literal["frozen", "live"] = "frozen"
+    """Frozen norms keep the pretrained statistics: right for the small batches of detection."""
+    channels: Count = 128
+    """Channels of every pyramid level."""
+
+
+class RPNConfig(Settings):
+    """Region proposal network."""
+
+    anchor_sizes: tuple[Positive, ...] = (16, 32, 64, 128, 256)
+    """Anchor side in pixels, one per level P2, P3, ..."""
+    anchor_ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
+    """Height over width."""
+    positive_iou: Share = 0.7
+    negative_iou: Share = 0.3
+    samples: Count = 256
+    """Anchors per image in the loss."""
+    positive_share: Share = 0.5
+    train_pre_nms: Count = 2000
+    """Proposals per level before non-maximum suppression, in training."""
+    train_post_nms: Count = 1000
+    """Proposals per image after it, in training."""
+    test_pre_nms: Count = 1000
+    test_post_nms: Count = 1000
+    nms_iou: Share = 0.7
+
+
+class BoxHeadConfig(Settings):
+    """Second stage: class and box."""
+
+    pool_side: Count = 7
+    sampling_ratio: int = 2
+    """RoIAlign samples per bin and axis."""
+    width: Count = 512
+    """Width of the two fully connected layers."""
+    positive_iou: Share = 0.5
+    samples: Count = 512
+    """RoIs per image in the loss."""
+    positive_share: Share = 0.25
+
+
+class PointRendConfig(Settings):
+    """Mask head."""
+
+    coarse_width: Count = 1024
+    """Width of the coarse head's fully connected layers."""
+    coarse_conv_width: Count = 256
+    """Features wider than this are narrowed first."""
+    point_width: Count = 256
+    train_points: Count = 196
+    """N, points per box in the loss."""
+    train_oversampling: Count = 3
+    """k, how many times N points are drawn to choose from."""
+    train_importance: Share = 0.75
+    """beta, share of the N points that are chosen for being uncertain."""
+    first_side: Count = 28
+    """Side of the first grid in prediction."""
+    subdivision_steps: Annotated[int, Field(ge=0, le=6)] = 3
+    """Doublings of a box that is refined regardless of its size, as in the paper: 28 to 224."""
+    max_steps: Annotated[int, Field(ge=0, le=6)] = 4
+    """Doublings at most where refinement goes on until a cell is at most one pixel."""
+    subdivision_points: Count = 784
+    """Cells settled by the point head in each doubling, at least."""
+    points_per_side: Annotated[float, Field(ge=0)] = 0.0
+    """Cells settled per cell of the grid's side: an outline's length grows with the side."""
+    box_margin: Share = 0.1
+    """Share of its size by which a box grows on each side before it is masked."""
+
+    @property
+    def train_important_points(self) -> int:
+        """Points chosen for being uncertain, of ``train_points``."""
+        return int(self.train_importance * self.train_points)
+
+    def points_at(self, side: int) -> int:
+        """Cells to settle on a grid of this side."""
+        return max(self.subdivision_points, round(self.points_per_side * side))
+
+
+class DetectionConfig(Settings):
+    """What leaves the network."""
+
+    score_threshold: Share = 0.05
+    nms_iou: Share = 0.5
+    max_per_chip: Count = 500
+    """Reaching it is reported, never silent."""
+
+
+class ModelConfig(Settings):
+    """The whole network."""
+
+    bands: Count = 3
+    classes: tuple[str, ...] = ("building",)
+    backbone: BackboneConfig = BackboneConfig()
+    rpn: RPNConfig = RPNConfig()
+    box_head: BoxHeadConfig = BoxHeadConfig()
+    mask_head: PointRendConfig = PointRendConfig()
+    detection: DetectionConfig = DetectionConfig()
+
+    @model_validator(mode="after")
+    def _five_levels(self) -> Self:
+        if len(self.rpn.anchor_sizes) != 5:
+            raise ValueError(
+                f"anchor_sizes must name one size per level P2 to P6, got {self.rpn.anchor_sizes}"
+            )
+        if not self.classes:
+            raise ValueError("classes must name at least one class")
+        return self
+
+
+class SceneConfig(Settings):
+    """A scene, or a set of small images, with its labels."""
+
+    images: tuple[str, ...]
+    """Raster files; ``*`` and ``?`` are expanded."""
+    labels: str
+    """Polygons of the buildings."""
+    image_field: str | None = None
+    """Column of the labels that names the image they belong to; None goes by position."""
+    aoi: str | None = None
+    """Polygons inside which the labels are complete; None is everywhere."""
+    bands: tuple[Count, ...] | None = None
+    """Bands to read, from 1; None is the first ones."""
+    weight: Positive = 1.0
+    """How often chips come from here, relative to the other scenes."""
+    attribution: str = ""
+    """Owners and licences of imagery and labels, for the model card."""
+
+
+class DataConfig(Settings):
+    """What to learn from."""
+
+    root: str = ""
+    """Folder that relative paths below start from; ``$NAME`` and ``~`` are expanded."""
+    scenes: tuple[SceneConfig, ...]
+    holdout: str | None = None
+    """Polygons no pixel of which is used: neither for training nor for validation."""
+    validation: str | None = None
+    """Polygons that are kept for validation; None takes ``validation_share`` of the blocks."""
+    validation_share: Share = 0.1
+    gsd_m: Positive = 0.3
+    """Ground resolution to train at, metres per pixel."""
+    chip_size: Annotated[int, Field(ge=64, multiple_of=32)] = 512
+    chips_per_epoch: Count = 1000
+    empty_share: Share = 0.1
+    """Share of chips drawn anywhere; the others are drawn around a building."""
+
+
+class AugmentConfig(Settings):
+    """Random changes to training chips."""
+
+    scale: tuple[Positive, Positive] = (0.7, 1.4)
+    """Range of ground resolutions, relative to the nominal one."""
+    flip: bool = True
+    """Mirror images and quarter turns."""
+    colour: Annotated[float, Field(ge=0)] = 1.0
+    """Strength of changes to brightness, contrast, colour and sharpness; 0 is none."""
+
+
+class OptimizerConfig(Settings):
+    """Stochastic descent."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Positive = 2e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """Never on norms and biases."""
+    momentum: Share = 0.9
+    """For sgd."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 200
+    trunk_factor: Positive = 1.0
+    """Learning rate of the pretrained trunk, relative to the rest."""
+    clip_norm: Positive = 5.0
+    """Largest norm of the gradient."""
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the exponential moving average of the weights; 0 keeps none."""
+
+
+class TrainConfig(Settings):
+    """The loop."""
+
+    epochs: Count = 12
+    batch_size: Count = 2
+    workers: Annotated[int, Field(ge=0)] = 2
+    seed: int = 0
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    start_from: str | None = None
+    """Weights of ours to start from."""
+
+
+class RunConfig(Settings):
+    """Everything a training run depends on: what ``configs/*.yaml`` hold."""
+
+    name: str = "buildings"
+    """Goes into the weights and the ``model`` column."""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig
+    augment: AugmentConfig = AugmentConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML configuration.
+
+    Args:
+        path: YAML file.
+        overrides: ``key.key=value`` strings that win over the file, e.g. ``train.epochs=5``;
+            values are YAML.
+
+    Raises:
+        ConfigError: The file is missing or not YAML, a key is unknown, a value out of range.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as err:
+        raise ConfigError(f"cannot read configuration {path}: {err.strerror}") from err
+    except yaml.YAMLError as err:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(err).split())}") from err
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold sections such as model, data and train")
+    for override in overrides:
+        _override(values, override)
+    return parse_config(RunConfig, values, origin=str(path))
+
+
+def parse_config(kind: type[S], values: Mapping[str, Any], *, origin: str) -> S:
+    """Validate plain values as settings; errors name the key, its place and the known keys."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as err:
+        first = err.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(_known_keys(kind, first["loc"]))
+            raise ConfigError(f"{origin}: unknown key {where}; known keys: {known}") from err
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{origin}: {where}: {message}, got {first['input']!r}") from err
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set takes key.key=value, got {override!r}")
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {override}: {section} is a value, not a section")
+    values[last] = yaml.safe_load(text)
+
+
+def _known_keys(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    for part in location[:-1]:
+        if isinstance(part, str):
+            annotation = kind.model_fields[part].annotation
+            # A tuple of settings has the settings as its first argument.
+            inner = (annotation, *getattr(annotation, "__args__", ()))
+            kind = next(a for a in inner if isinstance(a, type) and issubclass(a, BaseModel))
+    return sorted(kind.model_fields)
