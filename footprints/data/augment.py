@@ -42,7 +42,7 @@ class Orientation(NamedTuple):
         """The same for points in pixels of an image of the given size before the turn."""
         transform = Affine(-1, 0, width, 0, 1, 0) if self.mirrored else Affine.identity()
         for _ in range(self.turns % 4):
-            transform = Affine(0, 1, 0, -1, 0, width) * transform
+            transform = Affine(0, 1, 0, -1, 0, width) @ transform
             height, width = width, height
         return transform
 

@@ -80,9 +80,9 @@ class Cut(NamedTuple):
         scale = Affine.scale(self.width / self.window.width, self.height / self.window.height)
         return (
             Affine.translation(self.x, self.y)
-            * self.orientation.affine(self.height, self.width)
-            * scale
-            * Affine.translation(-self.window.x, -self.window.y)
+            @ self.orientation.affine(self.height, self.width)
+            @ scale
+            @ Affine.translation(-self.window.x, -self.window.y)
         )
 
     @property

@@ -1,0 +1,177 @@
+"""Labels find their image, in raster pixels, whatever the CRS; bad layers say what is wrong."""
+
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import shapely
+from affine import Affine
+from labelled_scenes import NORTH_UP, UTM, make_scene, paint, write_image, write_layer
+
+from footprints.chip import Window
+from footprints.data.labels import TrainingScene, list_images, read_training_scene, to_crs_units
+from footprints.errors import LabelWarning, LayerError, RasterError
+
+HOUSE = shapely.box(20, 30, 60, 50)
+SHED = shapely.Polygon([(100, 100), (120, 110), (110, 130), (90, 120)])
+
+
+@pytest.mark.parametrize(
+    ("transform", "crs"),
+    [
+        pytest.param(NORTH_UP, UTM, id="north up in metres"),
+        pytest.param(Affine(0.5, 0, 5e5, 0, 0.5, 4e6), UTM, id="south up"),
+        pytest.param(
+            Affine.translation(5e5, 4e6) @ Affine.rotation(30) @ Affine.scale(0.5, -0.5),
+            UTM,
+            id="rotated",
+        ),
+        pytest.param(Affine(5e-6, 0, 15, 0, -5e-6, 45), "EPSG:4326", id="in degrees"),
+    ],
+)
+def test_labels_arrive_in_raster_pixels(tmp_path: Path, transform: Affine, crs: str) -> None:
+    (image,) = read_training_scene(
+        make_scene(tmp_path, [HOUSE, SHED], transform=transform, crs=crs)
+    )
+    assert (image.width, image.height, image.count) == (300, 200, 3)
+    for found, drawn in zip(image.polygons, [HOUSE, SHED], strict=True):
+        assert shapely.hausdorff_distance(found, drawn) < 1e-3
+    np.testing.assert_array_equal(image.labels, [0, 0])
+
+
+def test_the_scale_is_in_metres_by_axis_in_degrees(tmp_path: Path) -> None:
+    scene = make_scene(
+        tmp_path, [HOUSE], transform=Affine(5e-6, 0, 15, 0, -5e-6, 45), crs="EPSG:4326"
+    )
+    (image,) = read_training_scene(scene)
+    scale_x, scale_y = image.scale(1.0)
+    # A degree at 45 degrees north: 78.8 km eastwards, 111.1 km northwards.
+    assert scale_x == pytest.approx(1 / (5e-6 * 78_847), rel=2e-3)
+    assert scale_y == pytest.approx(1 / (5e-6 * 111_132), rel=2e-3)
+    assert image.scale(None) == (1.0, 1.0)
+
+
+def test_labels_in_another_crs_are_reprojected_and_said_once(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path, [HOUSE, SHED])
+    elsewhere = tmp_path / "degrees.gpkg"
+    gpd.read_file(scene.labels).to_crs(4326).to_file(elsewhere)
+    moved = TrainingScene([scene.images, scene.images], elsewhere)
+    with pytest.warns(LabelWarning, match=r"degrees\.gpkg is in WGS 84 .*UTM zone 33N") as said:
+        first, second = read_training_scene(moved)
+    assert len(said) == 1
+    for image in (first, second):
+        assert shapely.hausdorff_distance(image.polygons[0], HOUSE) < 1e-2
+
+
+def test_an_image_column_keeps_labels_to_their_image(tmp_path: Path) -> None:
+    for name in ("a.tif", "b.tif"):
+        write_image(tmp_path / "images" / name, paint([], 100, 100))
+    layer = write_layer(
+        tmp_path / "labels.gpkg", [HOUSE, HOUSE.buffer(3), SHED], image=["a.tif", "b", "b.tif"]
+    )
+    a, b = read_training_scene(TrainingScene(tmp_path / "images", layer, image_column="image"))
+    assert len(a.polygons) == 1
+    assert shapely.hausdorff_distance(a.polygons[0], HOUSE) < 1e-3
+    assert len(b.polygons) == 2
+
+
+def test_an_image_without_buildings_stays(tmp_path: Path) -> None:
+    for name, left in (("a", 0), ("b", 500)):
+        transform = NORTH_UP @ Affine.translation(left, 0)
+        write_image(tmp_path / f"{name}.tif", paint([], 100, 100), transform=transform)
+    layer = write_layer(tmp_path / "labels.gpkg", [HOUSE])
+    counts = [
+        len(image.polygons)
+        for image in read_training_scene(TrainingScene(tmp_path / "*.tif", layer))
+    ]
+    assert counts == [1, 0]
+
+
+def test_classes_come_from_their_column(tmp_path: Path) -> None:
+    image = make_scene(tmp_path, [HOUSE]).images
+    layer = write_layer(tmp_path / "kinds.gpkg", [HOUSE, SHED], kind=["house", "shed"])
+    scene = TrainingScene(image, layer, class_column="kind")
+    (read,) = read_training_scene(scene, classes=("shed", "house"))
+    np.testing.assert_array_equal(read.labels, [1, 0])
+    with pytest.raises(LayerError, match="unknown classes shed in column 'kind'; known are: house"):
+        read_training_scene(scene, classes=("house",))
+
+
+def test_areas_of_interest_arrive_in_raster_pixels(tmp_path: Path) -> None:
+    area = shapely.box(0, 0, 150, 200)
+    (image,) = read_training_scene(make_scene(tmp_path, [HOUSE], aoi=area))
+    assert image.aoi is not None
+    assert image.aoi.symmetric_difference(area).area < 1
+
+
+def test_a_missing_column_names_those_that_are_there(tmp_path: Path) -> None:
+    image = make_scene(tmp_path, [HOUSE]).images
+    layer = write_layer(tmp_path / "kinds.gpkg", [HOUSE], kind=["house"], year=[1999])
+    with pytest.raises(LayerError, match="no column 'file'; it has: kind, year"):
+        read_training_scene(TrainingScene(image, layer, image_column="file"))
+
+
+def test_labels_elsewhere_are_an_error_with_both_extents(tmp_path: Path) -> None:
+    image = make_scene(tmp_path, [HOUSE]).images
+    far = shapely.transform(HOUSE, lambda xy: xy + 10_000)
+    layer = write_layer(tmp_path / "far.gpkg", [far])
+    with pytest.raises(
+        LayerError, match=r"no label of .*far\.gpkg lies on .*scene\.tif: labels cover .*the image"
+    ) as caught:
+        read_training_scene(TrainingScene(image, layer))
+    assert "x 505010 to 505030" in str(caught.value)
+    assert "x 500000 to 500150" in str(caught.value)
+
+
+def test_labels_mostly_elsewhere_are_a_warning(tmp_path: Path) -> None:
+    image = make_scene(tmp_path, [HOUSE]).images
+    far = [shapely.transform(HOUSE, lambda xy, by=by: xy + by) for by in (1000, 2000)]
+    layer = write_layer(tmp_path / "most.gpkg", [HOUSE, *far])
+    with pytest.warns(LabelWarning, match="2 of 3 labels of .* lie on no image"):
+        (read,) = read_training_scene(TrainingScene(image, layer))
+    assert len(read.polygons) == 1
+
+
+def test_labels_without_crs_are_refused(tmp_path: Path) -> None:
+    image = make_scene(tmp_path, [HOUSE]).images
+    layer = tmp_path / "bare.gpkg"
+    with pytest.warns(UserWarning, match="crs"):
+        write_layer(layer, [HOUSE], crs=None)
+    with pytest.raises(LayerError, match="no coordinate reference system"):
+        read_training_scene(TrainingScene(image, layer))
+
+
+def test_a_layer_without_polygons_is_refused(tmp_path: Path) -> None:
+    image = make_scene(tmp_path, [HOUSE]).images
+    layer = tmp_path / "empty.gpkg"
+    gpd.GeoDataFrame(geometry=[], crs=UTM).to_file(layer, geometry_type="Polygon")
+    with pytest.raises(LayerError, match=r"empty\.gpkg holds no polygon"):
+        read_training_scene(TrainingScene(image, layer))
+
+
+def test_a_missing_image_is_an_error(tmp_path: Path) -> None:
+    labels = make_scene(tmp_path, [HOUSE]).labels
+    with pytest.raises(RasterError, match=r"nowhere\.tif"):
+        read_training_scene(TrainingScene(tmp_path / "nowhere.tif", labels))
+
+
+def test_a_folder_a_pattern_and_a_list_name_images(tmp_path: Path) -> None:
+    for name in ("b.tif", "a.TIF", "notes.txt"):
+        (tmp_path / name).touch()
+    a, b = str(tmp_path / "a.TIF"), str(tmp_path / "b.tif")
+    assert list_images(tmp_path) == [a, b]
+    assert list_images(str(tmp_path / "?.tif")) == [b]
+    assert list_images([b, tmp_path]) == [b, a, b]
+    assert list_images("s3://bucket/scene.tif") == ["s3://bucket/scene.tif"]
+
+
+@pytest.mark.parametrize("name", [".", "*.tif"], ids=["an empty folder", "an idle pattern"])
+def test_images_that_are_not_there_are_an_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RasterError, match="no raster in"):
+        list_images(tmp_path / name)
+
+
+def test_a_window_becomes_an_outline_in_crs_units() -> None:
+    outline = to_crs_units(Window(10, 20, 30, 40), NORTH_UP)
+    assert outline.equals(shapely.box(500_005, 3_999_970, 500_020, 3_999_990))
