@@ -9,26 +9,26 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from footprints.vector.outlines import Footprints
+from footprints.vector.outlines import Footprints, Indices, Mask, Polygons
 from footprints.vector.overlaps import (
     INSIDE_SHARE,
-    Indices,
-    Mask,
     Overlaps,
-    Polygons,
     find_blobs,
     find_overlaps,
     ranks,
 )
+from footprints.vector.parts import is_sliver, without_slivers
 
 COVERED_SHARE = 0.5
 """A footprint of which better ones cover this share is dropped."""
 ROOF_PART_SHARE = 0.2
 """What lies within a footprint and is smaller than this share of it is a part of its roof: a
 chimney, a dormer, a dome."""
-SLIVER_PX = 4.0
-"""Leftovers thinner than this are dropped. Buildings this small are kept: only what was split off
-from something larger is a leftover."""
+LEFTOVER_SHARE = 0.7
+"""What has less than this share of its ground left, and that a sliver, is dropped."""
+BESIDE_PX = 2.0
+"""A sliver without counterpart at a seam, no farther than this from a better footprint, is a stump
+of that building: it is dropped."""
 
 
 def make_disjoint(footprints: Footprints, unmatched: Mask) -> Footprints:
@@ -43,6 +43,8 @@ def make_disjoint(footprints: Footprints, unmatched: Mask) -> Footprints:
         Footprints without common ground, in order of position. A footprint that falls into parts
         gives one for each part that is no sliver.
     """
+    no_stump = ~_find_stumps(footprints.polygons, unmatched)
+    footprints, unmatched = footprints.take(no_stump), unmatched[no_stump]
     overlaps = find_overlaps(footprints.polygons)
     solid = ~find_blobs(footprints.polygons, overlaps)
     rank = _ranks(footprints, unmatched, overlaps.among(solid))
@@ -59,19 +61,17 @@ def in_order(footprints: Footprints) -> Footprints:
     return footprints.with_polygons(polygons).take(order)
 
 
-def without_slivers(polygons: Polygons) -> Polygons:
-    """Keep of each (n,) MultiPolygon the largest part, and others that are thick enough."""
-    polygons = polygons.copy()
-    several = np.flatnonzero(shapely.get_num_geometries(polygons) > 1)
-    if not len(several):
-        return polygons
-    parts, owner = shapely.get_parts(polygons[several], return_index=True)
-    areas = shapely.area(parts)
-    keep = ~shapely.is_empty(shapely.buffer(parts, -SLIVER_PX / 2, quad_segs=1))
-    order = np.lexsort((-areas, owner))
-    keep[order[np.diff(owner[order], prepend=-1) > 0]] = True
-    polygons[several] = shapely.multipolygons(parts[keep], indices=owner[keep])
-    return polygons
+def _find_stumps(polygons: Polygons, unmatched: Mask) -> Mask:
+    """(n,) True for thin unmatched pieces beside something better."""
+    stumps = np.flatnonzero(unmatched)
+    stumps = stumps[is_sliver(polygons[stumps])]
+    better = np.ones(len(polygons), dtype=np.bool_)
+    better[stumps] = False
+    tree = shapely.STRtree(polygons[better])
+    near, _ = tree.query(polygons[stumps], predicate="dwithin", distance=BESIDE_PX)
+    found = np.zeros(len(polygons), dtype=np.bool_)
+    found[stumps[near]] = True
+    return found
 
 
 def _ranks(footprints: Footprints, unmatched: Mask, overlaps: Overlaps) -> NDArray[np.int64]:
@@ -129,6 +129,7 @@ def _subtract(left: Polygons, better: Indices, worse: Indices) -> None:
     share = shapely.area(rest) / shapely.area(before)
     # A better one in the middle would leave a ring: no building looks like that.
     gone = (share <= 1 - COVERED_SHARE) | (_holes(rest) > _holes(before))
+    gone |= (share < LEFTOVER_SHARE) & is_sliver(rest)
     rest[~gone] = without_slivers(rest[~gone])
     rest[gone] = None
     left[targets] = rest

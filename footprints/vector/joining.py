@@ -11,8 +11,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from footprints.vector.outlines import Footprints, Outlines
-from footprints.vector.overlaps import Indices, Mask, Polygons
+from footprints.vector.outlines import Footprints, Indices, Mask, Outlines, Polygons
 from footprints.vector.seams import (
     Sides,
     compared_zone,

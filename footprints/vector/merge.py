@@ -24,17 +24,17 @@ from numpy.typing import NDArray
 from footprints.chip import ChipGrid
 from footprints.vector.disjoint import make_disjoint
 from footprints.vector.joining import join
-from footprints.vector.outlines import Footprints, Outlines
+from footprints.vector.outlines import Footprints, Mask, Outlines
 from footprints.vector.overlaps import (
     INSIDE_SHARE,
     SAME_IOU,
-    Mask,
     Overlaps,
     best_of_rivals,
     find_blobs,
     find_overlaps,
     ranks,
 )
+from footprints.vector.parts import largest_parts
 from footprints.vector.seams import EDGE_PX, Sides, extents, find_sides, windows_of
 
 SHORT_PX = 3 * EDGE_PX
@@ -79,13 +79,9 @@ def _order(outlines: Outlines, windows: NDArray[np.float64]) -> NDArray[np.intp]
 
 def _without_stray_parts(outlines: Outlines, sides: Sides) -> Outlines:
     """Keep of whole outlines the largest part; the parts of cut ones may be joined elsewhere."""
-    several = shapely.get_num_geometries(outlines.polygons) > 1
-    whole = np.flatnonzero(several & ~np.any(sides.cut, axis=1))
-    parts, owner = shapely.get_parts(outlines.polygons[whole], return_index=True)
-    order = np.lexsort((-shapely.area(parts), owner))
-    largest = order[np.diff(owner[order], prepend=-1) > 0]
+    whole = ~np.any(sides.cut, axis=1)
     polygons = outlines.polygons.copy()
-    polygons[whole] = parts[largest]
+    polygons[whole] = largest_parts(polygons[whole])
     return replace(outlines, polygons=polygons)
 
 

@@ -14,6 +14,11 @@ from numpy.typing import NDArray
 
 from footprints.chip import Instances, Window
 
+Polygons = NDArray[np.object_]
+"""An array of shapely Polygons or MultiPolygons."""
+Indices = NDArray[np.intp]
+Mask = NDArray[np.bool_]
+
 NODATA_REACH_PX = 2
 """A box this close to pixels without data counts as touching them."""
 

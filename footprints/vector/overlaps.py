@@ -8,9 +8,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-Polygons = NDArray[np.object_]
-Indices = NDArray[np.intp]
-Mask = NDArray[np.bool_]
+from footprints.vector.outlines import Indices, Mask, Polygons
 
 SAME_IOU = 0.5
 """Two outlines with this IoU show the same building."""

@@ -1,0 +1,119 @@
+"""Roofs wider than a chip: settled by a second, coarse pass over the scene.
+
+A network that sees nothing but roof sees no building. Of a roof wider than a chip the fine pass
+finds the rim, in pieces that reach the blind chips and stop there; a pass at a few times the ground
+size of a pixel finds it whole.
+
+Frame: grid pixels of the fine pass.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from footprints.chip import ChipGrid
+from footprints.vector.disjoint import in_order
+from footprints.vector.outlines import Footprints, Indices, Mask, Polygons
+from footprints.vector.parts import is_sliver, largest_parts
+from footprints.vector.seams import EDGE_PX
+
+FRAGMENT_SHARE = 0.5
+"""A fine footprint with this share inside a coarse one is a fragment of it."""
+COMPLETE_SHARE = 0.3
+"""A coarse footprint of which complete fine ones cover this share is a blob over buildings that the
+fine pass found one by one."""
+SAME_WALL_PX = 2.0
+"""Two outlines are the same where they lie no farther apart than this, in coarse pixels."""
+
+
+def settle_wide_roofs(
+    fine: Footprints, coarse: Footprints, grid: ChipGrid, *, coarse_px: float
+) -> Footprints:
+    """Take from a coarse pass the roofs that no chip of the fine pass can see whole.
+
+    A coarse footprint replaces the fragments that lie in it. It is not used where a chip shows the
+    roof whole, where the pieces already joined to the same outline, where complete buildings were
+    found instead, or where a seam cuts it in the coarse pass too.
+
+    Args:
+        fine: Merged footprints of the fine pass.
+        coarse: Merged footprints of the coarse pass over the same scene, scaled to fine pixels.
+        grid: The chips of the fine pass.
+        coarse_px: Side of a coarse pixel in fine pixels.
+
+    Returns:
+        Footprints without common ground, in order of position.
+    """
+    wide = coarse.take(_is_complete(coarse, grid) & ~_fits_a_chip(coarse.polygons, grid))
+    first, second = shapely.STRtree(fine.polygons).query(wide.polygons, predicate="intersects")
+    wide, roof, piece = _only_needed(fine, wide, first, second, coarse_px * SAME_WALL_PX)
+
+    shared = shapely.area(shapely.intersection(wide.polygons[roof], fine.polygons[piece]))
+    inside = np.bincount(piece, shared, minlength=len(fine))
+    is_fragment = inside >= FRAGMENT_SHARE * shapely.area(fine.polygons)
+    is_neighbour = ~is_fragment[piece]
+    roofs = _without_neighbours(
+        wide.polygons, roof[is_neighbour], fine.polygons[piece[is_neighbour]]
+    )
+    return in_order(Footprints.concatenate([fine.take(~is_fragment), wide.with_polygons(roofs)]))
+
+
+def _is_complete(footprints: Footprints, grid: ChipGrid) -> Mask:
+    """(n,) whether footprints end nowhere but at their walls or at the raster's edge."""
+    bounds = shapely.bounds(footprints.polygons).reshape(-1, 4)
+    inside = np.all(bounds[:, :2] > EDGE_PX, axis=1)
+    inside &= np.all(bounds[:, 2:] < np.array([grid.width, grid.height]) - EDGE_PX, axis=1)
+    return np.asarray(~(footprints.cut & inside))
+
+
+def _fits_a_chip(polygons: Polygons, grid: ChipGrid) -> Mask:
+    """(n,) whether some chip shows polygons whole, clear of its edges within the raster."""
+    x_min, y_min, x_max, y_max = shapely.bounds(polygons).reshape(-1, 4).T
+    return _fits(x_min, x_max, grid.column_starts, grid.chip_width) & _fits(
+        y_min, y_max, grid.row_starts, grid.chip_height
+    )
+
+
+def _fits(
+    low: NDArray[np.float64], high: NDArray[np.float64], starts: tuple[int, ...], length: int
+) -> Mask:
+    """(n,) whether [low, high] lies within one of the spans along one axis."""
+    first = np.array(starts, dtype=np.float64)
+    last = first + length
+    first[1:] += EDGE_PX
+    last[:-1] -= EDGE_PX
+    first[0], last[-1] = -np.inf, np.inf
+    # Of the spans that start early enough the last one reaches farthest.
+    span = np.searchsorted(first, low, side="right") - 1
+    return np.asarray(high <= last[span])
+
+
+def _only_needed(
+    fine: Footprints,
+    wide: Footprints,
+    roof: Indices,
+    piece: Indices,
+    tolerance: float,
+) -> tuple[Footprints, Indices, Indices]:
+    """Leave out roofs the fine pass has no need of, and their pairs (p,) with fine footprints."""
+    roofs, pieces = wide.polygons[roof], fine.polygons[piece]
+    shared = shapely.area(shapely.intersection(roofs, pieces))
+    complete = np.bincount(roof, shared * ~fine.cut[piece], minlength=len(wide))
+    needed = complete < COMPLETE_SHARE * shapely.area(wide.polygons)
+    same = is_sliver(shapely.difference(roofs, pieces), 2 * tolerance)
+    same &= is_sliver(shapely.difference(pieces, roofs), 2 * tolerance)
+    needed[roof[same]] = False
+    number = np.cumsum(needed) - 1
+    stays = needed[roof]
+    return wide.take(needed), number[roof[stays]], piece[stays]
+
+
+def _without_neighbours(roofs: Polygons, roof: Indices, neighbours: Polygons) -> Polygons:
+    """Take from each roof the ground of its neighbours, whose outlines are finer than its own."""
+    left = roofs.copy()
+    for number in np.unique(roof):
+        ground = shapely.union_all(neighbours[roof == number])
+        left[number] = shapely.difference(left[number], ground)
+    return largest_parts(left)
