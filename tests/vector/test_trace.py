@@ -148,7 +148,7 @@ def test_a_house_in_a_courtyard_and_holes_of_several_parts_find_their_shells():
     )
     assert outline.is_valid
     assert len(outline.geoms) == 5
-    # By the area of their envelope: the ring around a house, a roof on the right, one at the bottom.
+    # By the area of their envelope: the ring around the house, the roof beside it, the one below.
     assert {round(part.envelope.area) for part in outline.geoms if part.interiors} == {81, 30, 35}
 
 
