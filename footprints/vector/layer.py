@@ -1,0 +1,316 @@
+"""Merged footprints in grid pixels -> the footprint layer that users keep.
+
+A footprint layer is a plain GeoDataFrame, one row a building, in this order of columns:
+
+| column       | type    | meaning                                                              |
+|--------------|---------|----------------------------------------------------------------------|
+| `id`         | int64   | 1 to n                                                               |
+| `class`      | str     | class name                                                           |
+| `confidence` | float64 | 0 to 1, four decimals                                                |
+| `area_m2`    | float64 | area on the ellipsoid in any CRS, two decimals; square pixels without CRS |
+| `cut`        | bool    | the imagery ends inside the building, or may                         |
+| `source`     | str     | raster it was found in                                               |
+| `model`      | str     | detector that found it                                               |
+| `geometry`   | Polygon | valid and two-dimensional; shell counter-clockwise, holes clockwise, as RFC 7946 and OGC have it |
+
+Further columns may stand between `model` and `geometry`.
+"""  # noqa: E501  # a table row cannot be wrapped
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+from geopandas import GeoDataFrame
+from numpy.typing import NDArray
+from pandas.api import types
+from pyproj import CRS, Transformer
+from shapely import GeometryType
+
+from footprints.errors import FootprintsWarning, LayerError
+from footprints.vector.read import make_valid_polygons
+
+if TYPE_CHECKING:
+    from affine import Affine
+
+    from footprints.vector.outlines import Footprints
+
+COLUMNS = ("id", "class", "confidence", "area_m2", "cut", "source", "model")
+"""Every column before the geometry, in order."""
+
+_IS_TYPE = {
+    "id": types.is_integer_dtype,
+    "class": types.is_string_dtype,
+    "confidence": types.is_float_dtype,
+    "area_m2": types.is_float_dtype,
+    "cut": types.is_bool_dtype,
+    "source": types.is_string_dtype,
+    "model": types.is_string_dtype,
+}
+
+HALF_TURN = 180.0
+"""Degrees; no building is wider."""
+
+_log = logging.getLogger(__name__)
+
+
+def place(
+    footprints: Footprints,
+    transform: Affine,
+    crs: CRS | None,
+    *,
+    classes: Sequence[str],
+    source: str,
+    model: str,
+    min_area_m2: float = 0.0,
+) -> GeoDataFrame:
+    """Put footprints on the ground and describe each in the layer's columns.
+
+    Args:
+        footprints: Merged footprints of one scene, in grid pixels.
+        transform: Grid pixels to CRS units; may rotate, shear or mirror.
+        crs: Of the scene; None leaves everything in the units of ``transform``, areas too.
+        classes: Class names in the order of the labels.
+        source: Name of the scene.
+        model: Name of the detector.
+        min_area_m2: Footprints below this area are left out; square units without CRS.
+
+    Returns:
+        A footprint layer in the order of ``footprints``.
+
+    Raises:
+        LayerError: Coordinates are not finite or cannot be measured in ``crs``.
+
+    Warns:
+        FootprintsWarning: Footprints had no area and were left out; says how many.
+    """
+    linear = np.array([[transform.a, transform.d], [transform.b, transform.e]])
+    offset = np.array([transform.c, transform.f])
+    placed = shapely.transform(footprints.polygons, lambda pixels: pixels @ linear + offset)
+    polygons, kept = _tidy(placed, source)
+    area = areas_m2(polygons, crs)
+    large = area >= min_area_m2
+    polygons, kept, area = polygons[large], kept[large], area[large]
+    n = len(polygons)
+    columns = {
+        "id": np.arange(1, n + 1, dtype=np.int64),
+        "class": _text([classes[label] for label in footprints.labels[kept]]),
+        "confidence": np.round(footprints.scores[kept].astype(np.float64), 4),
+        "area_m2": np.round(area, 2),
+        "cut": footprints.cut[kept].astype(bool),
+        "source": _text([source] * n),
+        "model": _text([model] * n),
+    }
+    return GeoDataFrame(columns, geometry=polygons, crs=crs)
+
+
+def areas_m2(polygons: NDArray[np.object_], crs: CRS | None) -> NDArray[np.float64]:
+    """Areas on the WGS 84 ellipsoid, whatever the units of the CRS.
+
+    Args:
+        polygons: (n,) polygons in CRS units.
+        crs: None measures in the plane, in square units. So does a local (engineering) CRS, which
+            has no place on the ellipsoid, but in square metres.
+
+    Returns:
+        (n,) square metres.
+
+    Raises:
+        LayerError: Coordinates lie where ``crs`` is not defined.
+    """
+    if crs is None or not len(polygons):
+        return np.asarray(shapely.area(polygons), dtype=np.float64)
+    crs = CRS.from_user_input(crs)
+    if crs.is_engineering:
+        metres = crs.axis_info[0].unit_conversion_factor or 1.0
+        return np.asarray(shapely.area(polygons) * metres**2, dtype=np.float64)
+    # Planar areas in an equal-area projection around the layer are exact but for the bend of
+    # geodesics, and need no call per polygon, no special case for poles or the antimeridian.
+    x, y = shapely.bounds(polygons[:1])[0].reshape(2, 2).mean(axis=0)
+    lon, lat = Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(x, y)
+    if not np.isfinite([lon, lat]).all():
+        raise _out_of_domain(crs)
+    equal_area = CRS.from_dict(
+        {"proj": "laea", "lat_0": lat, "lon_0": lon, "ellps": "WGS84", "units": "m"}
+    )
+    return np.asarray(shapely.area(_project(polygons, crs, equal_area)), dtype=np.float64)
+
+
+def reproject(layer: GeoDataFrame, crs: CRS) -> GeoDataFrame:
+    """Move a polygon layer to another CRS; columns stay as they are.
+
+    In degrees, a polygon across the antimeridian goes on beyond 180 instead of around the globe.
+
+    Args:
+        layer: Polygons with a CRS, any columns.
+        crs: The CRS to move to.
+
+    Returns:
+        The layer in ``crs``: valid, counter-clockwise polygons in the same order.
+
+    Raises:
+        LayerError: The layer has no CRS, or lies where ``crs`` is not defined.
+
+    Warns:
+        FootprintsWarning: Polygons collapsed and were left out; says how many.
+    """
+    crs = CRS.from_user_input(crs)
+    if layer.crs is None:
+        raise LayerError(
+            f"a layer without coordinate reference system cannot be moved to {crs.name}; give it "
+            f"its CRS first (layer.set_crs)"
+        )
+    if layer.crs.equals(crs, ignore_axis_order=True):
+        return layer
+    moved = _project(layer.geometry.to_numpy(), layer.crs, crs)
+    if crs.is_geographic:
+        moved = _unwrap(moved)
+    polygons, kept = _tidy(moved, "layer")
+    columns = layer.drop(columns=layer.geometry.name).iloc[kept].reset_index(drop=True)
+    return GeoDataFrame(columns, geometry=polygons, crs=crs)
+
+
+def concat_layers(layers: Sequence[GeoDataFrame], *, crs: CRS | None = None) -> GeoDataFrame:
+    """Join the footprint layers of several scenes, one after the other, with new ids.
+
+    Args:
+        layers: At least one footprint layer.
+        crs: CRS of the result; None takes the first layer's.
+
+    Returns:
+        A footprint layer.
+
+    Raises:
+        LayerError: There are no layers, or some have a CRS and others none.
+    """
+    if not layers:
+        raise LayerError("cannot join layers: none were given")
+    target = layers[0].crs if crs is None else crs
+    if target is None and any(layer.crs is not None for layer in layers):
+        raise LayerError(
+            "cannot join layers with and without coordinate reference system; give every scene "
+            "its CRS (--crs)"
+        )
+    moved = layers if target is None else [reproject(layer, target) for layer in layers]
+    # An empty layer's untyped text columns would decide the types of the whole.
+    filled = [layer for layer in moved if len(layer)] or moved[:1]
+    joined = pd.concat(filled, ignore_index=True)
+    joined["id"] = np.arange(1, len(joined) + 1, dtype=np.int64)
+    return gpd.GeoDataFrame(joined, geometry="geometry", crs=target)
+
+
+def check_layer(layer: GeoDataFrame) -> None:
+    """Check that a layer is a footprint layer: columns, types, ranges and geometries.
+
+    Raises:
+        LayerError: It is not; names the first thing found.
+    """
+    names = tuple(layer.columns)
+    if names[: len(COLUMNS)] != COLUMNS or names[-1] != "geometry":
+        raise LayerError(
+            f"a footprint layer's columns are {', '.join(COLUMNS)} and, last, geometry; "
+            f"got {', '.join(map(str, names))}"
+        )
+    for name, is_type in _IS_TYPE.items():
+        if not is_type(layer[name]):
+            raise LayerError(f"column {name} has the wrong type: {layer[name].dtype}")
+    if not np.array_equal(layer["id"], np.arange(1, len(layer) + 1)):
+        raise LayerError(f"column id must count from 1 to {len(layer)}")
+    if not layer["confidence"].between(0, 1).all():
+        raise LayerError("column confidence must lie between 0 and 1")
+    if not (np.isfinite(layer["area_m2"]) & (layer["area_m2"] >= 0)).all():
+        raise LayerError("column area_m2 must be finite and not negative")
+    _check_polygons(layer.geometry.to_numpy())
+
+
+def _check_polygons(polygons: NDArray[np.object_]) -> None:
+    rules = {
+        "polygons": shapely.get_type_id(polygons) == GeometryType.POLYGON,
+        "not empty": ~shapely.is_empty(polygons),
+        "two-dimensional": ~shapely.has_z(polygons),
+        "valid": shapely.is_valid(polygons),
+        "counter-clockwise": shapely.is_ccw(shapely.get_exterior_ring(polygons)),
+    }
+    for rule, holds in rules.items():
+        if not holds.all():
+            first = int(np.flatnonzero(~holds)[0]) + 1
+            raise LayerError(f"geometries must be {rule}, the one with id {first} is not")
+
+
+def _tidy(
+    polygons: NDArray[np.object_], name: str
+) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
+    """Valid, oriented polygons and the index of each in the input."""
+    if not np.isfinite(shapely.get_coordinates(polygons)).all():
+        raise LayerError(f"{name}: coordinates are not finite; check the georeference")
+    invalid = ~shapely.is_valid(polygons)
+    if invalid.any():
+        _log.info("%s: repaired %d polygons", name, invalid.sum())
+        polygons = polygons.copy()
+        polygons[invalid] = _largest_parts(make_valid_polygons(polygons[invalid]))
+    kept = np.flatnonzero(~(shapely.is_missing(polygons) | shapely.is_empty(polygons)))
+    if len(kept) < len(polygons):
+        warnings.warn(
+            f"{name}: {len(polygons) - len(kept)} footprints without area were left out",
+            FootprintsWarning,
+            stacklevel=3,
+        )
+    # The affine mirrors where north is up, and projections may.
+    return shapely.orient_polygons(polygons[kept], exterior_cw=False), kept
+
+
+def _largest_parts(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
+    """(n,) the largest polygon of each (n,) Polygon or MultiPolygon; None for an empty one."""
+    parts, owner = shapely.get_parts(geometries, return_index=True)
+    largest = np.full(len(geometries), None, dtype=object)
+    by_area = np.argsort(shapely.area(parts), kind="stable")
+    largest[owner[by_area]] = parts[by_area]
+    return largest
+
+
+def _project(polygons: NDArray[np.object_], crs: CRS, target: CRS) -> NDArray[np.object_]:
+    transformer = Transformer.from_crs(crs, target, always_xy=True)
+
+    def move(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.column_stack(transformer.transform(points[:, 0], points[:, 1]))
+
+    moved: NDArray[np.object_] = shapely.transform(polygons, move)
+    if not np.isfinite(shapely.get_coordinates(moved)).all():
+        raise _out_of_domain(target)
+    return moved
+
+
+def _unwrap(polygons: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Continue polygons beyond 180 degrees where their longitudes jump by a turn."""
+    wrapped = np.flatnonzero(_widths(polygons) > HALF_TURN)
+    if not len(wrapped):
+        return polygons
+    unwrapped = shapely.transform(
+        polygons[wrapped], lambda points: points + 2 * HALF_TURN * (points < [0, -np.inf])
+    )
+    # A rectangle around the whole globe is as wide, but has no jump to undo.
+    jumps = (_widths(unwrapped) < HALF_TURN) & (shapely.area(unwrapped) > 0)
+    polygons = polygons.copy()
+    polygons[wrapped[jumps]] = unwrapped[jumps]
+    return polygons
+
+
+def _widths(polygons: NDArray[np.object_]) -> NDArray[np.float64]:
+    bounds = shapely.bounds(polygons)
+    return np.asarray(bounds[:, 2] - bounds[:, 0], dtype=np.float64)
+
+
+def _out_of_domain(crs: CRS) -> LayerError:
+    return LayerError(
+        f"coordinates lie outside the domain of {crs.name}; check the georeference and the CRS"
+    )
+
+
+def _text(values: list[str]) -> pd.Series:
+    return pd.Series(values, dtype=str)
