@@ -1,0 +1,115 @@
+"""Mask R-CNN: backbone and proposals once per image; class, box and mask per proposal.
+
+Shapes: N images, R boxes of all images, K foreground classes.
+Source: arXiv 1703.06870, with the mask head of arXiv 1912.08193.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from footprints.config import ModelConfig
+from footprints.model.backbone import STRIDES, Backbone
+from footprints.model.box_head import BoxHead, Detections, Samples
+from footprints.model.pointrend import MaskGrids, MaskTargets, PointRendHead, expand_boxes
+from footprints.model.rpn import RPN
+from footprints.model.targets import Target
+
+
+class Prediction(NamedTuple):
+    """Detections of a batch with their masks."""
+
+    detections: Detections
+    mask_boxes: Tensor
+    """(R, 4) in image pixels, the frame of each mask."""
+    masks: list[MaskGrids]
+    """Grids grouped by side; every detection is in exactly one group."""
+
+
+class MaskRCNN(nn.Module):
+    """The network. Images are already scaled; nothing is resized or pasted in here.
+
+    Args:
+        config: The whole network's settings.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, num_classes = config.backbone.channels, len(config.classes)
+        self.backbone = Backbone(config.bands, config.backbone)
+        self.rpn = RPN(channels, config.rpn)
+        self.box_head = BoxHead(channels, num_classes, config.box_head)
+        self.mask_head = PointRendHead(channels, STRIDES[0], num_classes, config.mask_head)
+
+    def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """The six losses, to be added up.
+
+        Args:
+            images: (N, bands, H, W), sides multiples of 32.
+            targets: Ground truth of each image.
+        """
+        size = (images.shape[2], images.shape[3])
+        pyramid = self.backbone(images)
+        scores, offsets = self.rpn(pyramid)
+        # Box arithmetic stays in float32: RoI operators under autocast lose whole pixels.
+        with torch.autocast(images.device.type, enabled=False):
+            anchors = self.rpn.anchors(pyramid)
+            losses = self.rpn.losses(scores, offsets, anchors, targets)
+            proposals = self.rpn.proposals(scores, offsets, anchors, size)
+            samples = self.box_head.sample(proposals, targets)
+            logits, shifts = self.box_head(pyramid, samples.rois)
+            losses |= self.box_head.losses(logits, shifts, samples)
+            losses |= self._mask_losses(pyramid[0].float(), shifts, samples, targets, size)
+        return losses
+
+    def _mask_losses(
+        self,
+        features: Tensor,
+        shifts: Tensor,
+        samples: Samples,
+        targets: Sequence[Target],
+        size: tuple[int, int],
+    ) -> dict[str, Tensor]:
+        """Mask losses on the boxes predicted for the true class, not on the proposals."""
+        positive = (samples.labels < len(self.config.classes)).nonzero().squeeze(1)
+        labels, image_index = samples.labels[positive], samples.rois.image_index[positive]
+        with torch.no_grad():
+            boxes = self.box_head.class_boxes(
+                shifts[positive], samples.rois.boxes[positive], labels, size
+            )
+            boxes = expand_boxes(boxes, self.config.mask_head.box_margin, *size)
+            # A box that collapsed in the first steps has no inside to learn from.
+            usable = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(dim=1)
+        positive, labels, image_index = positive[usable], labels[usable], image_index[usable]
+        first = torch.tensor([0, *(len(t.boxes) for t in targets)], device=boxes.device).cumsum(0)
+        matched = samples.truth_index[positive] + first[image_index]
+        truth = MaskTargets(
+            torch.cat([t.masks for t in targets])[matched].float() / 255,
+            torch.cat([t.mask_boxes for t in targets])[matched],
+        )
+        return self.mask_head.losses(features, boxes[usable], image_index, labels, truth)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Prediction:
+        """Detections and box-local mask logits of images (N, bands, H, W)."""
+        size = (images.shape[2], images.shape[3])
+        pyramid = self.backbone(images)
+        scores, offsets = self.rpn(pyramid)
+        with torch.autocast(images.device.type, enabled=False):
+            proposals = self.rpn.proposals(scores, offsets, self.rpn.anchors(pyramid), size)
+            logits, shifts = self.box_head(pyramid, proposals)
+            found = self.box_head.detect(logits, shifts, proposals, size, self.config.detection)
+            boxes = expand_boxes(found.boxes, self.config.mask_head.box_margin, *size)
+            grids = self.mask_head.predict(
+                pyramid[0].float(),
+                boxes,
+                found.image_index,
+                found.labels,
+                self.mask_head.steps_for(boxes),
+            )
+            return Prediction(found, boxes, list(grids))
