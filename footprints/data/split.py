@@ -72,7 +72,7 @@ def split_by_place(
     validation: GeoDataFrame | None = None,
     validation_share: float = 0.1,
     seed: int = 0,
-    buffer_m: float = 2.0,
+    buffer_px: float = 8.0,
     cell_m: float = 500.0,
 ) -> Split:
     """Divide the ground of all scenes into training, validation and what nothing may look at.
@@ -86,35 +86,48 @@ def split_by_place(
             each. A small image that meets one validates whole.
         validation_share: Share of each scene's buildings that validate, where no polygons say so.
         seed: Chooses the ground where a share is asked for.
-        buffer_m: Width of the strip around kept ground that is not used at all; raster pixels
-            where an image has no metres.
+        buffer_px: Width in chip pixels of the strip around kept ground that is not used at all:
+            more than resampling reaches beyond a window.
         cell_m: Side of the cells that keep small images together.
 
     Raises:
         TrainingError: The share is out of range or leaves nothing, or ``validation`` lies beside
-            all images or on ``holdout``.
+            all images or meets ``holdout``.
     """
+
+    def buffer(image: LabelledImage) -> float:
+        return buffer_px * max(image.scale(gsd_m))
+
     held_out = _Ground.of_layer(holdout)
     groups_by_scene = [_cut_into_groups(images, chip_size, gsd_m, cell_m) for images in scenes]
     if validation is not None:
         blocks = _blocks_on(validation, groups_by_scene)
-        if any(held_out.on(block.image, block.window) is not None for block in blocks):
-            raise TrainingError("validation polygons meet the holdout; keep them apart")
+        if any(held_out.on(*block, buffer(block.image)) is not None for block in blocks):
+            raise TrainingError(
+                f"validation polygons come within {buffer_px:g} chip pixels of the holdout; "
+                f"keep them apart"
+            )
     else:
         blocks = []
         for groups in groups_by_scene:
             free = [
                 group
                 for group in groups
-                if all(held_out.on(block.image, block.window, buffer_m) is None for block in group)
+                if all(held_out.on(*block, buffer(block.image)) is None for block in group)
             ]
             blocks += choose_by_share(free, validation_share, seed)
+        if validation_share and not blocks:
+            raise TrainingError(
+                f"too little ground to validate on a share of {validation_share}: a scene with two "
+                f"blocks of a chip's size is needed; give validation polygons, a smaller chip size "
+                f"or a share of 0"
+            )
     kept = _Ground(
         [*held_out.shapes, *(block.outline for block in blocks)],
         [*held_out.crs, *(block.image.crs for block in blocks)],
     )
     training = [
-        [part for image in images if (part := _free_part(image, kept, buffer_m)) is not None]
+        [part for image in images if (part := _free_part(image, kept, buffer(image))) is not None]
         for images in scenes
     ]
     return Split(training, blocks)
@@ -123,8 +136,8 @@ def split_by_place(
 def choose_by_share(groups: Sequence[list[Block]], share: float, seed: int) -> list[Block]:
     """Choose groups that hold about a share of a scene's buildings.
 
-    Groups come in random order, and each is chosen that brings the sum nearer to the share. At
-    least one is chosen, and at least one is left.
+    Groups come in random order, and each is chosen that brings the sum nearer to the share. Of two
+    or more, at least one is chosen and at least one is left; a single one is left.
 
     Args:
         groups: Blocks that stay together.
@@ -132,17 +145,12 @@ def choose_by_share(groups: Sequence[list[Block]], share: float, seed: int) -> l
         seed: Of the order.
 
     Raises:
-        TrainingError: The share is out of range, or there are fewer than two groups.
+        TrainingError: The share is out of range.
     """
     if not 0 <= share < 1:
         raise TrainingError(f"the validation share must be in [0, 1), got {share}")
-    if share == 0:
+    if share == 0 or len(groups) < 2:
         return []
-    if len(groups) < 2:
-        raise TrainingError(
-            f"too little ground to validate on a share of {share}: two blocks of a chip's size are "
-            f"needed; give validation polygons, a smaller chip size or a share of 0"
-        )
     # Every block counts as one building more, so that ground without any has its part too.
     sizes = [_count_buildings(group) + len(group) for group in groups]
     order = np.random.default_rng(seed).permutation(len(groups))
@@ -217,10 +225,10 @@ def _blocks_on(layer: GeoDataFrame, groups_by_scene: Sequence[list[list[Block]]]
     return whole + boxes
 
 
-def _free_part(image: LabelledImage, kept: _Ground, buffer_m: float) -> TrainingImage | None:
+def _free_part(image: LabelledImage, kept: _Ground, buffer: float) -> TrainingImage | None:
     """An image less the ground kept from training; None if nothing remains."""
     whole = Window(0, 0, image.width, image.height)
-    shape = kept.on(image, whole, buffer_m)
+    shape = kept.on(image, whole, buffer)
     if shape is None:
         return TrainingImage(image, None)
     if shape.covers(window_box(whole)):
@@ -261,14 +269,14 @@ class _Ground:
         return windows
 
     def on(
-        self, image: LabelledImage, window: Window, buffer_m: float = 0.0
+        self, image: LabelledImage, window: Window, buffer: float = 0.0
     ) -> shapely.Geometry | None:
         """What lies on a window of an image.
 
         Args:
             image: The image.
             window: In raster pixels.
-            buffer_m: Grows the areas; raster pixels where the image has no metres.
+            buffer: Raster pixels by which the areas grow.
 
         Returns:
             The union of all areas near the image, in raster pixels; None if they share no ground
@@ -278,9 +286,8 @@ class _Ground:
         if not parts:
             return None
         union = shapely.union_all(parts)
-        if buffer_m:
-            buffer_px = buffer_m / min(image.gsd_m) if image.gsd_m else buffer_m
-            union = union.buffer(buffer_px, join_style="mitre")
+        if buffer:
+            union = union.buffer(buffer, join_style="mitre")
         # An edge in common is no ground in common; rounding may make a sliver of it.
         shared = union.intersection(window_box(window)).area
         return union if shared > 1e-3 else None
