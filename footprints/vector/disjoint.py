@@ -43,13 +43,13 @@ def make_disjoint(footprints: Footprints, unmatched: Mask) -> Footprints:
         Footprints without common ground, in order of position. A footprint that falls into parts
         gives one for each part that is no sliver.
     """
-    no_stump = ~_find_stumps(footprints.polygons, unmatched)
-    footprints, unmatched = footprints.take(no_stump), unmatched[no_stump]
+    footprints = footprints.with_polygons(without_slivers(footprints.polygons))
     overlaps = find_overlaps(footprints.polygons)
     solid = ~find_blobs(footprints.polygons, overlaps)
     rank = _ranks(footprints, unmatched, overlaps.among(solid))
     polygons = _subtract_better(footprints.polygons, rank, overlaps.among(solid))
     polygons[~solid] = None
+    polygons[_find_stumps(polygons, unmatched)] = None
     return in_order(_split_parts(footprints.with_polygons(polygons)))
 
 
@@ -62,10 +62,10 @@ def in_order(footprints: Footprints) -> Footprints:
 
 
 def _find_stumps(polygons: Polygons, unmatched: Mask) -> Mask:
-    """(n,) True for thin unmatched pieces beside something better."""
-    stumps = np.flatnonzero(unmatched)
+    """(n,) True for slivers without counterpart beside something better."""
+    better = ~shapely.is_missing(polygons)
+    stumps = np.flatnonzero(unmatched & better)
     stumps = stumps[is_sliver(polygons[stumps])]
-    better = np.ones(len(polygons), dtype=np.bool_)
     better[stumps] = False
     tree = shapely.STRtree(polygons[better])
     near, _ = tree.query(polygons[stumps], predicate="dwithin", distance=BESIDE_PX)
