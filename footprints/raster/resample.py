@@ -1,0 +1,101 @@
+"""Anti-aliased resampling that knows which pixels are data.
+
+One triangle filter serves both ways: wider than a pixel when shrinking, so that nothing aliases,
+plain linear interpolation when enlarging. The weights of an output pixel depend on its place in
+the raster alone, and they are applied in a fixed order: two windows that overlap give the very
+same values there. Pixels without data have no weight, so they never darken their neighbours.
+
+Shapes: B bands, H x W source pixels, h x w output pixels, T taps (source pixels per output pixel).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Places are rounded to this many decimals of a pixel: the same place, reached from two windows,
+# differs in the last bits of a float, and the weights must not.
+_DECIMALS = 6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taps:
+    """Which source pixels make each output pixel along one axis, and with what weight."""
+
+    index: NDArray[np.int64]
+    """(n, T) source pixel; may lie outside the raster."""
+    weight: NDArray[np.float64]
+    """(n, T), each row adds up to 1."""
+
+    @property
+    def span(self) -> slice:
+        """The source pixels that take part."""
+        return slice(int(self.index[0, 0]), int(self.index[-1, -1]) + 1)
+
+    def split(self, parts: int) -> Iterator[Taps]:
+        """The same taps in up to ``parts`` runs of output pixels."""
+        step = -(-len(self.index) // parts)
+        for first in range(0, len(self.index), step):
+            run = slice(first, first + step)
+            yield Taps(self.index[run], self.weight[run])
+
+
+def triangle_taps(start: float, length: float, count: int) -> Taps:
+    """The taps of ``count`` output pixels that share ``length`` source pixels from ``start`` on.
+
+    Args:
+        start: Left or upper end, in source pixels.
+        length: Extent in source pixels.
+        count: Number of output pixels.
+    """
+    step = round(length / count, 9)
+    radius = max(step, 1.0)
+    centre = np.round(start + (np.arange(count) + 0.5) * (length / count), _DECIMALS)
+    first = np.ceil(centre - radius - 0.5).astype(np.int64)
+    index = first[:, None] + np.arange(int(np.ceil(2 * radius)) + 1)
+    weight = np.clip(1 - np.abs(index + 0.5 - centre[:, None]) / radius, 0, None)
+    return Taps(index, weight / weight.sum(axis=1, keepdims=True))
+
+
+def resample(
+    pixels: NDArray[np.generic], valid: NDArray[np.bool_], rows: Taps, columns: Taps
+) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+    """Resample the source pixels ``[rows.span, columns.span]``.
+
+    Args:
+        pixels: (B, H, W), 0 where there is no data.
+        valid: (H, W), True = data.
+        rows: Taps along y.
+        columns: Taps along x.
+
+    Returns:
+        Pixels (B, h, w) in the type they came in, 0 without data, and valid (h, w): True where at
+        least half of the weight is data.
+    """
+    wide = pixels.dtype.itemsize > 2 and pixels.dtype != np.float32
+    planes = np.empty((len(pixels) + 1, *valid.shape), dtype=np.float64 if wide else np.float32)
+    planes[:-1] = pixels
+    planes[-1] = valid
+    planes = _filter(planes, rows)
+    planes = _filter(planes.swapaxes(1, 2), columns).swapaxes(1, 2)
+    share = planes[-1]
+    filled = share >= 0.5
+    values = np.divide(planes[:-1], share, out=np.zeros_like(planes[:-1]), where=filled)
+    if np.issubdtype(pixels.dtype, np.integer):
+        np.rint(values, out=values)
+    return values.astype(pixels.dtype), filled
+
+
+def _filter(planes: NDArray[np.floating], taps: Taps) -> NDArray[np.floating]:
+    """Apply ``taps`` along the middle axis of (B, H, W)."""
+    index = taps.index - taps.span.start
+    weight = taps.weight.astype(planes.dtype)
+    total = np.zeros((planes.shape[0], len(index), planes.shape[2]), dtype=planes.dtype)
+    # One tap after the other, not a matrix product: BLAS may add in another order for another
+    # window, and a grey level would flip.
+    for tap in range(index.shape[1]):
+        total += planes[:, index[:, tap]] * weight[:, tap, None]
+    return total

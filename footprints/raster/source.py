@@ -1,0 +1,342 @@
+"""Open a raster and read windows of it: pixels and, for each, whether it is data."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj import CRS
+from rasterio import DatasetReader
+from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+from rasterio.windows import Window as RasterWindow
+
+from footprints.chip import Window
+from footprints.errors import BandError, RasterError
+from footprints.raster.georeference import ground_resolution, locate
+from footprints.raster.nodata import (
+    LOSSY_BLACK,
+    Collar,
+    NodataRule,
+    find_collar,
+    is_black,
+    nodata_rule,
+)
+from footprints.raster.resample import resample, triangle_taps
+
+_PIXEL_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+
+# A server that stops answering must fail a read, not hang it. The user's environment goes first.
+_HTTP_OPTIONS = {
+    "GDAL_HTTP_CONNECTTIMEOUT": "20",
+    "GDAL_HTTP_TIMEOUT": "60",
+    "GDAL_HTTP_MAX_RETRY": "3",
+    "GDAL_HTTP_RETRY_DELAY": "1",
+}
+
+# Source values held at once while resampling; larger windows are read strip by strip.
+_MAX_VALUES = 1 << 25
+
+
+def open_scene(
+    path: str | Path,
+    *,
+    bands: Sequence[int] | None = None,
+    want_bands: int | None = None,
+    nodata: float | None = None,
+    crs: str | CRS | None = None,
+    pixels: bool = False,
+) -> Scene:
+    """Open a raster: any format GDAL reads, local, ``https://``, ``s3://`` or ``/vsi...``.
+
+    Args:
+        path: File or address.
+        bands: Bands to read, 1-based, repeats allowed; by default the first ``want_bands`` that
+            are not alpha.
+        want_bands: Number of bands that the detector takes; None takes what there is.
+        nodata: Value of pixels without data; goes before the one the file declares.
+        crs: CRS of the raster; goes before the one the file declares.
+        pixels: Work in plain pixel coordinates and ignore any georeference.
+
+    Returns:
+        The open scene; use it as a context manager, or close it.
+
+    Raises:
+        RasterError: The raster is missing, unreadable, empty, of a type that holds no image, or
+            has no georeference; or ``nodata`` or ``crs`` makes no sense.
+        BandError: The bands asked for are not there, or not as many as wanted.
+    """
+    address = str(path)
+    with ExitStack() as resources:
+        dataset = resources.enter_context(_open_dataset(address))
+        _check_content(dataset)
+        chosen = _choose_bands(dataset, bands, want_bands)
+        dtype = _pixel_type(dataset, chosen)
+        place, transform = locate(dataset, crs, pixels=pixels)
+        return Scene(
+            path=address,
+            name=_file_name(address),
+            width=dataset.width,
+            height=dataset.height,
+            bands=chosen,
+            dtype=dtype,
+            crs=place,
+            transform=transform,
+            rule=nodata_rule(dataset, chosen, dtype, nodata),
+            _levels={1: dataset},
+            _resources=resources.pop_all(),
+        )
+
+
+@dataclass(eq=False, kw_only=True)
+class Scene:
+    """An open raster. Use it in one thread at a time, and in a ``with`` statement."""
+
+    path: str
+    """File or address, as it was given."""
+    name: str
+    """File name, for messages and the ``source`` column."""
+    width: int
+    """Columns."""
+    height: int
+    """Rows."""
+    bands: tuple[int, ...]
+    """Bands that are read, 1-based."""
+    dtype: str
+    """Pixel type."""
+    crs: CRS | None
+    """None in plain pixel coordinates."""
+    transform: Affine
+    """Raster pixels to CRS units."""
+    rule: NodataRule
+    """What is declared about pixels without data."""
+    _levels: dict[int, DatasetReader]
+    """The raster (1) and those of its overviews that were used, by their factor."""
+    _resources: ExitStack
+    """Closes every dataset."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._resources.close()
+
+    def gsd_m(self) -> tuple[float, float] | None:
+        """Metres on the ground per pixel along x and y at the centre; None in pixel coordinates.
+
+        Raises:
+            RasterError: The georeference puts the raster outside the area of its CRS.
+        """
+        if self.crs is None:
+            return None
+        centre = self.width / 2, self.height / 2
+        return ground_resolution(self.crs, self.transform, centre)
+
+    def read(
+        self, window: Window, shape: tuple[int, int]
+    ) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """Read a window, resampled to ``shape``.
+
+        A window of whole pixels read at its own size gives the stored pixels. Any other is
+        resampled without aliasing; windows on one lattice agree to the grey level where they
+        overlap. From a factor of 4 on, overviews are used where there are any.
+
+        Args:
+            window: In raster pixels; may be fractional and reach beyond the raster.
+            shape: (height, width) of the result.
+
+        Returns:
+            Pixels (bands, height, width) in the raster's type, 0 where there is no data, and
+            valid (height, width), True = data.
+
+        Raises:
+            RasterError: The pixels cannot be read.
+        """
+        height, width = shape
+        if (window.width, window.height) == (width, height) and _is_whole(window.x, window.y):
+            x, y = int(window.x), int(window.y)
+            return self._read_box(1, slice(y, y + height), slice(x, x + width))
+        factor = self._overview_for(min(window.width / width, window.height / height))
+        level = self._level(factor)
+        down, across = level.height / self.height, level.width / self.width
+        rows = triangle_taps(window.y * down, window.height * down, height)
+        columns = triangle_taps(window.x * across, window.width * across, width)
+        area = (rows.span.stop - rows.span.start) * (columns.span.stop - columns.span.start)
+        strips = [
+            resample(*self._read_box(factor, part.span, columns.span), part, columns)
+            for part in rows.split(-(-area * len(self.bands) // _MAX_VALUES))
+        ]
+        pixels, valid = zip(*strips, strict=True)
+        return np.concatenate(pixels, axis=1), np.concatenate(valid)
+
+    def _overview_for(self, shrink: float) -> int:
+        """The coarsest overview that still has two pixels for every one wanted.
+
+        Overviews are often made by taking every n-th pixel; averaging two of them on each axis
+        keeps the result smooth.
+        """
+        factors = self._levels[1].overviews(self.bands[0])
+        # Not a hair's breadth may decide: neighbouring chips must use the same overview.
+        return max([f for f in factors if 2 * f <= shrink * (1 + 1e-6)], default=1)
+
+    def _level(self, factor: int) -> DatasetReader:
+        """The raster itself (1) or one of its overviews."""
+        if factor not in self._levels:
+            index = self._levels[1].overviews(self.bands[0]).index(factor)
+            dataset = _open_dataset(self.path, overview_level=index)
+            self._levels[factor] = self._resources.enter_context(dataset)
+        return self._levels[factor]
+
+    def _read_box(
+        self, factor: int, rows: slice, columns: slice
+    ) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """Read whole pixels of an overview; 0 and invalid beyond the raster."""
+        level = self._level(factor)
+        shape = rows.stop - rows.start, columns.stop - columns.start
+        pixels = np.zeros((len(self.bands), *shape), dtype=self.dtype)
+        valid = np.zeros(shape, dtype=bool)
+        top, bottom = max(rows.start, 0), min(rows.stop, level.height)
+        left, right = max(columns.start, 0), min(columns.stop, level.width)
+        if top >= bottom or left >= right:
+            return pixels, valid
+        box = RasterWindow(left, top, right - left, bottom - top)
+        inside = np.s_[
+            top - rows.start : bottom - rows.start, left - columns.start : right - columns.start
+        ]
+        found = Window(left * factor, top * factor, box.width * factor, box.height * factor)
+        with _gdal_reading(self.name, found):
+            stored = level.read(self.bands, window=box, out_dtype=self.dtype)
+            data = self.rule.valid(level, box, stored)
+            if not self.rule.declared and is_black(stored, LOSSY_BLACK).any() and self._collar:
+                data &= ~self._collar.covers(
+                    stored,
+                    (np.arange(left, right) + 0.5) / level.width,
+                    (np.arange(top, bottom) + 0.5) / level.height,
+                )
+        pixels[:, *inside] = np.where(data, stored, 0)
+        valid[inside] = data
+        return pixels, valid
+
+    @cached_property
+    def _collar(self) -> Collar | None:
+        """Black ground around the image; looked for when the first black pixel turns up."""
+        return find_collar(self._levels[1], sorted(set(self.bands)), self.gsd_m())
+
+
+def _is_whole(*places: float) -> bool:
+    return all(float(place).is_integer() for place in places)
+
+
+def _file_name(address: str) -> str:
+    """The last part of a path or an address, without its query."""
+    return address.split("?", 1)[0].rstrip("/").rsplit("/", 1)[-1]
+
+
+@contextmanager
+def _gdal() -> Iterator[None]:
+    """What holds for every call into GDAL: time limits, and no warning that we turn into errors."""
+    options = {key: value for key, value in _HTTP_OPTIONS.items() if key not in os.environ}
+    with warnings.catch_warnings(), rasterio.Env(**options):
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+def _open_dataset(address: str, **options: int) -> DatasetReader:
+    try:
+        with _gdal():
+            return rasterio.open(address, **options)
+    except RasterioIOError as err:
+        local = "://" not in address and not address.startswith("/vsi")
+        if local and not Path(address).exists():
+            raise RasterError(f"{address} does not exist") from err
+        reason = " ".join(str(err).split())
+        raise RasterError(f"cannot open {address} as a raster: {reason}") from err
+
+
+@contextmanager
+def _gdal_reading(name: str, window: Window) -> Iterator[None]:
+    """Reading errors name the raster and the window in raster pixels."""
+    try:
+        with _gdal():
+            yield
+    except RasterioIOError as err:
+        x, y, width, height = map(int, window)
+        raise RasterError(
+            f"{name}: cannot read pixels x {x}-{x + width}, y {y}-{y + height}; the file is "
+            "truncated or damaged, or the connection broke (gdalinfo -checksum tells)"
+        ) from err
+
+
+def _check_content(dataset: DatasetReader) -> None:
+    if dataset.count and dataset.width and dataset.height:
+        return
+    if dataset.subdatasets:
+        raise RasterError(
+            f"{dataset.name} holds {len(dataset.subdatasets)} rasters; name one of them, as in "
+            f"{dataset.subdatasets[0]}"
+        )
+    raise RasterError(
+        f"{dataset.name} is empty: {dataset.width} x {dataset.height} pixels, {dataset.count} bands"
+    )
+
+
+def _choose_bands(
+    dataset: DatasetReader, bands: Sequence[int] | None, want: int | None
+) -> tuple[int, ...]:
+    """The bands to read, checked against those there are and those wanted."""
+    colours = [
+        band for band, colour in enumerate(dataset.colorinterp, 1) if colour != ColorInterp.alpha
+    ]
+    chosen = tuple(colours[:want] if bands is None else bands)
+    for band in chosen:
+        if not 1 <= band <= dataset.count:
+            raise BandError(
+                f"band {band} is not in {dataset.name}, which has bands 1 to {dataset.count}"
+            )
+        if dataset.colorinterp[band - 1] == ColorInterp.palette:
+            raise BandError(
+                f"band {band} of {dataset.name} holds indices into a colour table; expand it "
+                f"first: gdal_translate -expand rgb {dataset.name} rgb.tif"
+            )
+    if not chosen or (want is not None and len(chosen) != want):
+        raise BandError(_how_to_choose(dataset, len(chosen), want or 1, named=bands is not None))
+    return chosen
+
+
+def _how_to_choose(dataset: DatasetReader, got: int, want: int, *, named: bool) -> str:
+    """What to do about a wrong number of bands."""
+    example = ",".join("1" * want) if dataset.count <= 2 else ",".join(map(str, range(1, want + 1)))
+    what = f"--bands names {got}" if named else f"{dataset.name} has {got} without alpha"
+    return f"the detector takes {want} bands, but {what}; choose them as in --bands {example}"
+
+
+def _pixel_type(dataset: DatasetReader, bands: Sequence[int]) -> str:
+    """The one type that holds the pixels of all bands."""
+    types = {dataset.dtypes[band - 1] for band in bands}
+    foreign = types.difference(_PIXEL_TYPES)
+    if foreign:
+        raise RasterError(
+            f"{dataset.name} has pixels of type {foreign.pop()}; supported are "
+            f"{', '.join(_PIXEL_TYPES)}"
+        )
+    return str(np.result_type(*types))
