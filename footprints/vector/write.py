@@ -1,0 +1,236 @@
+"""Footprint layer -> file: GeoPackage, Shapefile, GeoParquet, FlatGeobuf or GeoJSON by its ending.
+
+A file is written into a temporary folder beside its place and renamed when complete, so that a run
+that fails or is killed leaves what was there. Equal layers give equal bytes: time stamps inside
+files are a constant. FlatGeobuf stores features in the order of its spatial index; `id` keeps ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import struct
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyogrio
+import shapely
+from geopandas import GeoDataFrame
+from pyogrio.errors import DataLayerError, DataSourceError
+from shapely import GeometryType
+
+from footprints.errors import OutputError
+from footprints.vector.read import PARQUET_SUFFIXES
+
+SUFFIXES = (".gpkg", ".shp", ".parquet", ".geoparquet", ".fgb", ".geojson", ".json")
+"""Endings of the files that can be written."""
+
+SHAPEFILE_COLUMNS = {
+    "id": "id",
+    "class": "class",
+    "confidence": "confidence",
+    "area_m2": "area_m2",
+    "cut": "cut",
+    "source": "source",
+    "model": "model",
+}
+"""Layer column to Shapefile column. Other columns keep their name, which must be short enough."""
+
+SHAPEFILE_NAME_BYTES = 10
+SHAPEFILE_TEXT_BYTES = 254
+SHAPEFILE_FILE_BYTES = 2**31 - 1
+"""Limits of the format; beyond them GDAL truncates, or writes what others cannot read."""
+
+DBF_HEADER_BYTES = 32
+"""Length of the fixed part of a .dbf header."""
+
+_TIME_STAMP = {"OGR_CURRENT_DATE": "2000-01-01T00:00:00.000Z"}
+
+_DRIVERS = {
+    ".gpkg": "GPKG",
+    ".shp": "ESRI Shapefile",
+    ".fgb": "FlatGeobuf",
+    ".geojson": "GeoJSON",
+    ".json": "GeoJSON",
+}
+
+_RFC7946 = {"RFC7946": "YES", "COORDINATE_PRECISION": 7}
+
+# What may lie beside a file and belong to it. Left behind by an older file, an index would hide
+# features and a write-ahead log (QGIS holds one while a GeoPackage is open) would be replayed.
+_SIDECARS = {
+    ".gpkg": ("-wal", "-shm", "-journal"),
+    ".shp": (".shx", ".dbf", ".prj", ".cpg", ".qpj", ".qix", ".sbn", ".sbx", ".shp.xml"),
+}
+
+
+def check_output(path: str | Path, *, overwrite: bool = False) -> None:
+    """Find out before the work starts whether a layer can be written.
+
+    Args:
+        path: File to write.
+        overwrite: Accept that it exists.
+
+    Raises:
+        OutputError: The ending is unknown, the folder is missing or not writable, or the file
+            exists.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise OutputError(f"unknown output ending {path.name!r}; use one of {', '.join(SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise OutputError(f"output folder does not exist: {path.parent}; create it first")
+    if path.is_dir():
+        raise OutputError(f"output is a folder: {path}; give the name of a file")
+    existing = next((part for part in _parts(path) if part.exists()), None)
+    if existing and not overwrite:
+        raise OutputError(f"output exists: {existing}; replace it with --overwrite")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"output folder is not writable: {path.parent}")
+
+
+def write_layer(layer: GeoDataFrame, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write a layer to a file whose ending names the format.
+
+    GeoJSON is always WGS 84 with seven decimals (RFC 7946), cut at the antimeridian; a layer
+    without CRS is written as it is. An empty layer keeps its columns, except in GeoJSON, which has
+    nowhere to put them.
+
+    Args:
+        layer: Any layer of polygons; the footprint layer's columns fit every format.
+        path: File to write.
+        overwrite: Replace an existing file.
+
+    Raises:
+        OutputError: As `check_output`, or the disk is full, or the layer exceeds the limits of a
+            Shapefile. An existing file is then as it was.
+    """
+    path = Path(path)
+    check_output(path, overwrite=overwrite)
+    if path.suffix.lower() == ".shp":
+        layer = layer.rename(columns=SHAPEFILE_COLUMNS)
+        _check_shapefile_limits(layer, path)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
+            unfinished = Path(folder, path.stem).with_name(path.stem + path.suffix.lower())
+            _write(layer, unfinished)
+            _replace(path, unfinished)
+    except (DataSourceError, DataLayerError, OSError) as err:
+        reason = (str(err) or type(err).__name__).splitlines()[0]
+        raise OutputError(
+            f"cannot write {path}: {reason}; is the disk full or the file open elsewhere?"
+        ) from err
+
+
+def _write(layer: GeoDataFrame, path: Path) -> None:
+    suffix = path.suffix
+    if suffix in PARQUET_SUFFIXES:
+        layer.to_parquet(path, index=False, compression="zstd", write_covering_bbox=True)
+    elif suffix == ".shp":
+        date = _TIME_STAMP["OGR_CURRENT_DATE"][:10]
+        _write_by_gdal(layer, path, path, {"ENCODING": "UTF-8", "DBF_DATE_LAST_UPDATE": date})
+        _check_shapefile_is_whole(layer, path)
+    else:
+        # Through memory: what fails when GDAL closes a file on a full disk is not reported, and
+        # SQLite cannot lock on many network drives. The bytes are few beside the layer itself.
+        buffer = io.BytesIO()
+        is_placed_geojson = _DRIVERS[suffix] == "GeoJSON" and layer.crs is not None
+        _write_by_gdal(layer, buffer, path, _RFC7946 if is_placed_geojson else {})
+        path.write_bytes(buffer.getbuffer())
+
+
+def _write_by_gdal(
+    layer: GeoDataFrame, target: Path | io.BytesIO, path: Path, options: dict[str, Any]
+) -> None:
+    types = np.unique(shapely.get_type_id(layer.geometry.to_numpy()))
+    with _gdal_options(_TIME_STAMP), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
+        pyogrio.write_dataframe(
+            layer,
+            target,
+            layer=path.stem,
+            driver=_DRIVERS[path.suffix],
+            # Said outright, because an empty layer has no geometry to tell it from.
+            geometry_type="Polygon" if set(types) <= {GeometryType.POLYGON} else None,
+            layer_options=options,
+        )
+
+
+def _replace(path: Path, unfinished: Path) -> None:
+    """Move what was written to its place, the main file last, and drop sidecars of an older one."""
+    written = sorted(unfinished.parent.iterdir(), key=lambda part: part.name == unfinished.name)
+    moved = {part: path.with_name(path.stem + part.name[len(path.stem) :]) for part in written}
+    moved[unfinished] = path
+    for part, place in moved.items():
+        part.replace(place)
+    for part in set(_parts(path)) - set(moved.values()):
+        part.unlink(missing_ok=True)
+
+
+def _parts(path: Path) -> tuple[Path, ...]:
+    """A file and everything that may lie beside it as part of it."""
+    suffix = path.suffix.lower()
+    # A GeoPackage's sidecars append to the whole name, a Shapefile's take the place of its ending.
+    stem = path.stem if suffix == ".shp" else path.name
+    return (path, *(path.with_name(stem + sidecar) for sidecar in _SIDECARS.get(suffix, ())))
+
+
+@contextlib.contextmanager
+def _gdal_options(options: dict[str, str]) -> Iterator[None]:
+    """Set options of the GDAL inside pyogrio (rasterio brings another), and restore them."""
+    before = {name: pyogrio.get_gdal_config_option(name) for name in options}
+    pyogrio.set_gdal_config_options(options)
+    try:
+        yield
+    finally:
+        pyogrio.set_gdal_config_options(before)
+
+
+def _check_shapefile_limits(layer: GeoDataFrame, path: Path) -> None:
+    columns = layer.drop(columns=layer.geometry.name)
+    for name in columns:
+        if len(str(name).encode()) > SHAPEFILE_NAME_BYTES:
+            raise OutputError(
+                f"column {name!r} is longer than the {SHAPEFILE_NAME_BYTES} bytes of a Shapefile "
+                f"name; rename it or write {path.stem}.gpkg"
+            )
+    for name in columns.select_dtypes(include=["object", "string"]):
+        longest = max(
+            (len(text.encode()) for text in columns[name].dropna().astype(str)), default=0
+        )
+        if longest > SHAPEFILE_TEXT_BYTES:
+            raise OutputError(
+                f"column {name!r} holds {longest} bytes of text, a Shapefile at most "
+                f"{SHAPEFILE_TEXT_BYTES}; write {path.stem}.gpkg"
+            )
+    if _shp_bytes(layer) > SHAPEFILE_FILE_BYTES:
+        raise OutputError(
+            f"{len(layer)} footprints exceed the 2 GB of a Shapefile; write {path.stem}.gpkg"
+        )
+
+
+def _check_shapefile_is_whole(layer: GeoDataFrame, path: Path) -> None:
+    """Compare sizes, because GDAL does not say when closing a Shapefile fails."""
+    with path.with_suffix(".dbf").open("rb") as table:
+        header_bytes, record_bytes = struct.unpack("<8xHH", table.read(12).ljust(12, b"\0"))
+    expected = {
+        ".shp": _shp_bytes(layer),
+        ".shx": 100 + 8 * len(layer),
+        ".dbf": max(DBF_HEADER_BYTES, header_bytes + len(layer) * record_bytes),
+    }
+    for suffix, size in expected.items():
+        if path.with_suffix(suffix).stat().st_size < size:
+            raise OSError(errno.ENOSPC, f"{suffix} is incomplete")
+
+
+def _shp_bytes(layer: GeoDataFrame) -> int:
+    """Size of the .shp: its header, then per polygon a record header, type, box, counts, rings."""
+    parts = shapely.get_parts(layer.geometry.to_numpy())
+    rings = len(parts) + int(shapely.get_num_interior_rings(parts).sum())
+    return 100 + 52 * len(layer) + 4 * rings + 16 * int(shapely.get_num_coordinates(parts).sum())
