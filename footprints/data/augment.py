@@ -8,7 +8,7 @@ and noise, in units of the training imagery's value range.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -77,6 +77,16 @@ class Augmentation:
     noisy: float = 0.3
     """Share of chips with noise."""
 
+    def with_colour(self, strength: float) -> Augmentation:
+        """The same, with all changes of colour and sharpness this many times as strong."""
+        shares = ("blur", "noisy")
+        bounds = ("brightness", "contrast", "saturation", "hue", "band_gain", "gamma", "noise")
+        return replace(
+            self,
+            **{name: min(strength * getattr(self, name), 1.0) for name in shares},
+            **{name: strength * getattr(self, name) for name in bounds},
+        )
+
     def draw_scale(self, rng: np.random.Generator) -> float:
         """Ground resolution of a cut relative to the target."""
         low, high = np.log(self.scale)
@@ -126,11 +136,11 @@ def jitter_colours(
     if rng.random() < augmentation.noisy:
         deviation = np.float32(rng.uniform(0, augmentation.noise))
         image = image + deviation * rng.standard_normal(image.shape, dtype=np.float32)
-    image = image * span[:, None, None] + low[:, None, None]
+    changed: NDArray[np.float32] = image * span[:, None, None] + low[:, None, None]
     if limits is not None:
-        np.clip(image, *limits, out=image)
-    image *= valid
-    return image.astype(np.float32, copy=False)
+        np.clip(changed, *limits, out=changed)
+    changed *= valid
+    return changed
 
 
 def _colour_map(

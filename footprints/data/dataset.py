@@ -31,7 +31,7 @@ from footprints.errors import TrainingError
 from footprints.raster.source import Scene, open_scene
 
 ATTEMPTS = 32
-"""Windows drawn in search of buildings before one without is taken."""
+"""Windows drawn anywhere in search of buildings, before they are drawn around known ones."""
 MAX_ATTEMPTS = 1000
 """Windows drawn in search of ground that is free, before there is none."""
 DEFAULT_AUGMENTATION = Augmentation()
@@ -228,19 +228,28 @@ class TrainingChips(Dataset[Sample]):
         orientation = self.augmentation.draw_orientation(rng)
         if orientation.swaps_sides:
             height, width = width, height
-        anywhere = rng.random() < self.empty_share
+        image, window = self._draw_window(number, (height, width), rng)
+        return Cut(image, window, height, width, orientation, x, y)
+
+    def _draw_window(
+        self, number: int, shape: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[LabelledImage, Window]:
+        """A window for ``shape`` chip pixels on free ground of a source."""
         images, chances = self.sources[number].images, self._image_chances[number]
-        fallback: Cut | None = None
+        anywhere = rng.random() < self.empty_share
+        fallback: tuple[LabelledImage, Window] | None = None
         for attempt in range(MAX_ATTEMPTS):
             place = images[int(rng.choice(len(images), p=chances))]
-            scale = self.augmentation.draw_scale(rng)
-            window = _draw_window(place.image, self.gsd_m, scale, (height, width), rng)
+            window = _size_window(place.image, self.gsd_m, self.augmentation.draw_scale(rng), shape)
+            if anywhere or attempt < ATTEMPTS:
+                window = _put_anywhere(window, place.image, rng)
+            else:
+                window = _put_on_building(window, place.image, rng)
             if place.is_free(window) and _has_labels(place.image, window):
-                cut = Cut(place.image, window, height, width, orientation, x, y)
                 if anywhere or place.image.has_buildings(window):
-                    return cut
-                fallback = fallback or cut
-            if fallback is not None and attempt >= ATTEMPTS:
+                    return place.image, window
+                fallback = fallback or (place.image, window)
+            if fallback is not None and attempt >= 2 * ATTEMPTS:
                 return fallback
         raise TrainingError(
             f"no room for training chips of {self.chip_size} px in {images[0].image.path} beside "
@@ -322,20 +331,33 @@ def _cells_per_side(images: Sequence[TrainingImage], chip_size: int, gsd_m: floa
     return max(1, int(np.ceil(chip_size / side - 1 / 8)))
 
 
-def _draw_window(
-    image: LabelledImage,
-    gsd_m: float | None,
-    scale: float,
-    shape: tuple[int, int],
-    rng: np.random.Generator,
+def _size_window(
+    image: LabelledImage, gsd_m: float | None, scale: float, shape: tuple[int, int]
 ) -> Window:
-    """A window of ``shape`` chip pixels somewhere on an image, or around it if it is smaller."""
+    """The window at the image's corner that ``shape`` chip pixels show."""
     scale_x, scale_y = image.scale(gsd_m)
-    width, height = shape[1] * scale_x * scale, shape[0] * scale_y * scale
-    room_x, room_y = image.width - width, image.height - height
+    return Window(0, 0, shape[1] * scale_x * scale, shape[0] * scale_y * scale)
+
+
+def _put_anywhere(window: Window, image: LabelledImage, rng: np.random.Generator) -> Window:
+    """Move a window to a random place on an image, or around the image if that is smaller."""
+    room_x, room_y = image.width - window.width, image.height - window.height
     x = rng.uniform(min(room_x, 0.0), max(room_x, 0.0))
     y = rng.uniform(min(room_y, 0.0), max(room_y, 0.0))
-    return Window(x, y, width, height)
+    return window._replace(x=x, y=y)
+
+
+def _put_on_building(window: Window, image: LabelledImage, rng: np.random.Generator) -> Window:
+    """Move a window to a place that shows a random building of an image, if it has any."""
+    if len(image.polygons) == 0:
+        return _put_anywhere(window, image, rng)
+    x_min, y_min, x_max, y_max = image.polygons[rng.integers(len(image.polygons))].bounds
+    x = (x_min + x_max) / 2 - rng.uniform() * window.width
+    y = (y_min + y_max) / 2 - rng.uniform() * window.height
+    room_x, room_y = image.width - window.width, image.height - window.height
+    x = min(max(x, min(room_x, 0.0)), max(room_x, 0.0))
+    y = min(max(y, min(room_y, 0.0)), max(room_y, 0.0))
+    return window._replace(x=x, y=y)
 
 
 def _has_labels(image: LabelledImage, window: Window) -> bool:

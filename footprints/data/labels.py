@@ -202,6 +202,8 @@ def _read_image(
 ) -> tuple[LabelledImage, NDArray[np.int64]]:
     """One image with its labels, and the rows of the layer that these came from."""
     with open_scene(path, bands=scene.bands, nodata=scene.nodata) as raster:
+        if raster.crs is None:
+            raise RasterError(f"{path} has no CRS, so no label can be placed on it")
         outline = to_crs_units(Window(0, 0, raster.width, raster.height), raster.transform)
         polygons, tree = layers.in_crs(raster.crs)
         rows = np.sort(tree.query(outline, predicate="intersects"))
@@ -259,12 +261,12 @@ def _check_overlap(
 ) -> None:
     """Labels that lie on no image are an error if they all do, a warning if most do."""
     if not used.any():
-        footprint = shapely.union_all([image.footprint for image in images[:1]])
+        first = images[0]
+        others = f" or the {len(images) - 1} other images" if len(images) > 1 else ""
         raise LayerError(
-            f"no label of {name} lies on {images[0].path}"
-            + (f" or its {len(images) - 1} neighbours" if len(images) > 1 else "")
-            + f": labels cover {_extent(frame.total_bounds)} ({frame.crs.name}), "
-            f"the image {_extent(footprint.bounds)} ({images[0].crs.name})"
+            f"no label of {name} lies on {first.path}{others}: in {first.crs.name}, labels cover "
+            f"{_extent(frame.to_crs(first.crs).total_bounds)}, "
+            f"the image {_extent(first.footprint.bounds)}; check the CRS of both"
         )
     if used.mean() < 0.5:
         warnings.warn(

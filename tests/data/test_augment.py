@@ -1,5 +1,7 @@
 """Turning moves pixels and points alike; colours change within bounds and by the seed alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,18 +9,7 @@ from hypothesis import strategies as st
 
 from footprints.data.augment import Augmentation, Orientation, jitter_colours
 
-STILL = Augmentation(
-    scale=(1, 1),
-    turn=False,
-    brightness=0,
-    contrast=0,
-    saturation=0,
-    hue=0,
-    band_gain=0,
-    gamma=0,
-    blur=0,
-    noisy=0,
-)
+STILL = Augmentation(scale=(1, 1), turn=False).with_colour(0)
 BYTES = ((0.0, 255.0),)
 
 orientations = st.builds(Orientation, st.integers(0, 3), mirrored=st.booleans())
@@ -115,23 +106,21 @@ def test_the_input_is_left_alone() -> None:
 
 def test_hue_and_saturation_leave_grey_as_it_is() -> None:
     grey = np.repeat(image(bands=1), 3, axis=0)
-    changed = jitter(grey, Augmentation(**{**as_dict(STILL), "hue": 0.5, "saturation": 0.9}))
+    changed = jitter(grey, replace(STILL, hue=0.5, saturation=0.9))
     np.testing.assert_allclose(changed, grey, atol=1e-2)
 
 
 def test_hue_changes_colour_but_not_brightness() -> None:
     red = np.zeros((3, 8, 8), dtype=np.float32)
     red[0], red[1], red[2] = 120, 100, 100
-    changed = jitter(red, Augmentation(**{**as_dict(STILL), "hue": 0.3}), seed=3)
+    changed = jitter(red, replace(STILL, hue=0.3), seed=3)
     assert np.abs(changed - red).max() > 3
     np.testing.assert_allclose(changed.mean(axis=0), red.mean(axis=0), atol=1e-2)
 
 
 def test_contrast_turns_about_the_mean() -> None:
     pixels = image()
-    changed = jitter(
-        pixels, Augmentation(**{**as_dict(STILL), "contrast": 0.3}), seed=2, limits=None
-    )
+    changed = jitter(pixels, replace(STILL, contrast=0.3), seed=2, limits=None)
     # Negative values end at black, where gamma has no say.
     assert changed.std() != pytest.approx(pixels.std(), rel=0.02)
     assert changed.mean() == pytest.approx(pixels.mean(), rel=0.05)
@@ -141,7 +130,7 @@ def test_the_value_range_sets_the_strength_of_a_16_bit_image() -> None:
     pixels = image(top=2000)
     changed = jitter(
         pixels,
-        Augmentation(**{**as_dict(STILL), "brightness": 0.2}),
+        replace(STILL, brightness=0.2),
         value_range=((0.0, 2000.0),),
         limits=(0.0, 65535.0),
     )
@@ -157,5 +146,8 @@ def test_scales_are_drawn_evenly_within_their_range() -> None:
     assert 0.4 < (scales < 1).mean() < 0.6
 
 
-def as_dict(augmentation: Augmentation) -> dict[str, object]:
-    return {name: getattr(augmentation, name) for name in augmentation.__slots__}
+def test_strength_counts_for_colour_alone_and_keeps_shares_possible() -> None:
+    strong = Augmentation(scale=(0.8, 1.2), contrast=0.1, blur=0.4).with_colour(3)
+    assert strong.scale == (0.8, 1.2)
+    assert strong.contrast == pytest.approx(0.3)
+    assert strong.blur == 1.0
