@@ -1,0 +1,246 @@
+"""Generate aerial scenes of a made-up town, with the true outline of every building beside them.
+
+For samples, tests and benchmarks: any size, resolution, pixel type, band count and reference
+system. The scene is painted and written block by block, so its size is bounded by the disk only.
+
+    python -m footprints.data.synthetic town.tif --width 1400 --height 1100
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import geopandas as gpd
+import numpy as np
+import pyproj
+import rasterio
+import shapely
+from numpy.typing import NDArray
+from rasterio.transform import Affine
+from rasterio.windows import Window
+from shapely import Polygon
+from tqdm import tqdm
+
+from footprints.data.paint import Plane, paint, scatter
+from footprints.data.town import Town
+
+PixelType = Literal["uint8", "uint16", "float32"]
+
+BLOCK = 512
+"""Side in pixels of what is painted at once; a multiple of the file's tiles."""
+COLLAR_TILT = math.radians(4.0)
+"""How far the data is turned inside the file, as a strip of a mosaic is."""
+NOISE = 0.016
+"""Standard deviation of the sensor's noise, of full scale."""
+SMALLEST_M2 = 2.0
+"""What the scene's edge leaves of a building counts from this area on."""
+PAN_WEIGHTS = np.array([0.3, 0.3, 0.2, 0.2], np.float32)
+"""A panchromatic band sees red, green, blue and near infrared at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """The files of a generated scene."""
+
+    raster: Path
+    """Tiled GeoTIFF."""
+    buildings: Path
+    """GeoPackage of the true outlines: columns ``class``, ``height_m`` and ``cut``, which is True
+    where the edge of the data cuts the building."""
+    count: int
+    """Number of buildings."""
+
+
+def generate_scene(
+    path: str | Path,
+    *,
+    width: int = 1400,
+    height: int = 1100,
+    gsd_m: float = 0.3,
+    seed: int = 0,
+    density: float = 0.6,
+    dtype: PixelType = "uint8",
+    bands: int = 3,
+    crs: str = "EPSG:32645",
+    lonlat: tuple[float, float] = (85.52, 27.63),
+    rotation_deg: float = 0.0,
+    nodata_collar: bool = True,
+    progress: bool = False,
+) -> Scene:
+    """Write a GeoTIFF of a made-up town and, beside it, a GeoPackage of its buildings.
+
+    Args:
+        path: The GeoTIFF; ``NAME.tif`` gets ``NAME_buildings.gpkg``. Both are replaced.
+        width: Columns.
+        height: Rows.
+        gsd_m: Metres on the ground per pixel.
+        seed: Another seed is another town; the same town is seen at every resolution.
+        density: 0, fields with a few houses, to 1, houses wall to wall.
+        dtype: uint8; uint16 with the 11 bits of a satellite sensor; float32 reflectance.
+        bands: 1 panchromatic, 3 red green blue, 4 with near infrared.
+        crs: Any reference system, projected or geographic.
+        lonlat: Where the upper-left corner is, in degrees.
+        rotation_deg: Turn of the image's columns, clockwise on the map.
+        nodata_collar: Whether the data lies askew in the file, with declared nodata around it.
+        progress: Whether to show a bar.
+
+    Raises:
+        ValueError: A size, resolution, band count or pixel type out of range.
+    """
+    if min(width, height) < 1 or not gsd_m > 0:
+        raise ValueError(f"a scene needs pixels, got {width} x {height} of {gsd_m} m")
+    if bands not in (1, 3, 4):
+        raise ValueError(f"bands must be 1, 3 or 4, got {bands}")
+    if dtype not in get_args(PixelType):
+        raise ValueError(f"dtype must be one of {', '.join(get_args(PixelType))}, got {dtype!r}")
+    town = Town(seed, density)
+    transform = _place(crs, lonlat, gsd_m, rotation_deg)
+    data = _data_area(width, height, askew=nodata_collar)
+    raster = Path(path)
+    profile = {
+        "driver": "GTiff", "width": width, "height": height, "count": bands, "dtype": dtype,
+        "crs": crs, "transform": transform, "tiled": True, "blockxsize": 256, "blockysize": 256,
+        "compress": "deflate", "predictor": 3 if dtype == "float32" else 2, "bigtiff": "if_safer",
+        "nodata": (math.nan if dtype == "float32" else 0) if nodata_collar else None,
+        "photometric": "rgb" if bands > 1 else "minisblack",
+    }  # fmt: skip
+    blocks = list(_blocks(width, height))
+    with rasterio.open(raster, "w", **profile) as file:
+        for window in tqdm(blocks, desc="painting", unit="block", disable=not progress):
+            view = paint(town, window.row_off, window.col_off, window.height, window.width, gsd_m)
+            pixels = _digitize(_noisy(view, window, seed), bands, dtype)
+            outside = ~_inside(data, window)
+            pixels[:, outside] = math.nan if dtype == "float32" else 0
+            file.write(pixels, window=window)
+    layer = _true_buildings(town, data, gsd_m, transform, crs)
+    buildings = raster.with_name(f"{raster.stem}_buildings.gpkg")
+    buildings.unlink(missing_ok=True)
+    layer.to_file(buildings, driver="GPKG", layer="buildings")
+    return Scene(raster, buildings, len(layer))
+
+
+def _place(crs: str, lonlat: tuple[float, float], gsd_m: float, rotation_deg: float) -> Affine:
+    """Pixels to CRS units, with pixels of the true size on the ground at the corner."""
+    system = pyproj.CRS.from_user_input(crs)
+    to_crs = pyproj.Transformer.from_crs("EPSG:4326", system, always_xy=True)
+    lon, lat = lonlat
+    x, y = to_crs.transform(lon, lat)
+    # Step 100 m east and north on the ellipsoid to learn how long a metre is in CRS units here.
+    geod = system.get_geod() or pyproj.Geod(ellps="WGS84")
+    scale = []
+    for azimuth in (90.0, 180.0):
+        there = to_crs.transform(*geod.fwd(lon, lat, azimuth, 100.0)[:2])
+        unit = math.hypot(there[0] - x, there[1] - y) / 100.0
+        # UTM is true to 0.04 %: round pixel sizes are worth more than that.
+        scale.append(gsd_m * (1.0 if abs(unit - 1.0) < 2e-3 else unit))
+    step = 1.0 if max(scale) > 1e-3 else 1e-6
+    corner = Affine.translation(round(x / step) * step, round(y / step) * step)
+    return corner @ Affine.scale(scale[0], -scale[1]) @ Affine.rotation(rotation_deg)
+
+
+def _data_area(width: int, height: int, *, askew: bool) -> Polygon:
+    """The part of the image that has data, in pixels."""
+    image = shapely.box(0, 0, width, height)
+    if not askew:
+        return image
+    cos, sin = math.cos(COLLAR_TILT), math.sin(COLLAR_TILT)
+    turn = np.array([[cos, sin], [-sin, cos]])
+    centre = np.array([width / 2, height / 2])
+    strip = shapely.transform(image, lambda xy: (xy - centre) @ turn + centre)
+    area: Polygon = shapely.intersection(strip, image)
+    return area
+
+
+def _blocks(width: int, height: int) -> Iterator[Window]:
+    for row in range(0, height, BLOCK):
+        for column in range(0, width, BLOCK):
+            yield Window(column, row, min(BLOCK, width - column), min(BLOCK, height - row))
+
+
+def _inside(data: Polygon, window: Window) -> NDArray[np.bool_]:
+    """(height, width), True at pixels whose centre has data."""
+    x = np.arange(window.col_off, window.col_off + window.width) + 0.5
+    y = np.arange(window.row_off, window.row_off + window.height) + 0.5
+    if data.contains(shapely.box(x[0], y[0], x[-1], y[-1])):
+        return np.ones((len(y), len(x)), bool)
+    inside: NDArray[np.bool_] = shapely.contains_xy(data, x[None, :], y[:, None])
+    return inside
+
+
+def _noisy(view: Plane, window: Window, seed: int) -> Plane:
+    """Add the sensor's noise; the sum of three uniform numbers is nearly normal."""
+    rows = np.arange(window.row_off, window.row_off + window.height)[:, None]
+    columns = np.arange(window.col_off, window.col_off + window.width)[None, :]
+    for band, plane in enumerate(view):
+        total = sum(scatter(rows, columns, seed + 17 + 3 * band + k) for k in range(3))
+        plane += NOISE * 2 * (total - np.float32(1.5))
+    noisy: Plane = np.clip(view, 0, 1)
+    return noisy
+
+
+def _digitize(view: Plane, bands: int, dtype: PixelType) -> NDArray[np.generic]:
+    """(bands, height, width) pixel values, never 0, of (4, height, width) display values."""
+    if bands == 1:
+        view = np.tensordot(PAN_WEIGHTS, view, axes=1)[None]
+    view = view[:bands]
+    if dtype == "uint8":
+        grey: NDArray[np.uint8] = np.clip(np.rint(view * 255), 1, 255).astype(np.uint8)
+        return grey
+    linear = view**1.8  # a display's curve undone, roughly
+    if dtype == "uint16":
+        return np.clip(np.rint(90 + 1500 * linear), 1, 2047).astype(np.uint16)
+    reflectance: NDArray[np.float32] = 0.01 + 0.7 * linear
+    return reflectance
+
+
+def _true_buildings(
+    town: Town, data: Polygon, gsd_m: float, transform: Affine, crs: str
+) -> gpd.GeoDataFrame:
+    """The outlines of all buildings in view, clipped to the data, in the CRS."""
+    bounds = tuple(gsd_m * value for value in data.bounds)
+    found = [building for cell in town.cells(bounds) for building in cell.buildings]
+    whole = shapely.transform(
+        np.array([b.outline for b in found], dtype=object), lambda xy: xy / gsd_m
+    )
+    seen = shapely.intersection(whole, data)
+    area = shapely.area(seen) * gsd_m**2
+    kept = np.flatnonzero(area > SMALLEST_M2)
+    matrix = np.array([[transform.a, transform.d], [transform.b, transform.e]])
+    corner = np.array([transform.c, transform.f])
+    placed = shapely.transform(seen[kept], lambda xy: xy @ matrix + corner)
+    return gpd.GeoDataFrame(
+        {
+            "class": [found[k].roof for k in kept],
+            "height_m": [round(found[k].height_m, 2) for k in kept],
+            "cut": area[kept] < 0.999 * shapely.area(whole[kept]) * gsd_m**2,
+        },
+        geometry=placed,
+        crs=crs,
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry of ``python -m footprints.data.synthetic``."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("path", type=Path, help="GeoTIFF to write")
+    parser.add_argument("--width", type=int, default=1400, help="columns")
+    parser.add_argument("--height", type=int, default=1100, help="rows")
+    parser.add_argument("--gsd", type=float, default=0.3, dest="gsd_m", help="metres per pixel")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another town")
+    parser.add_argument("--density", type=float, default=0.6, help="0 fields to 1 old town")
+    parser.add_argument("--dtype", choices=get_args(PixelType), default="uint8")
+    parser.add_argument("--bands", type=int, choices=(1, 3, 4), default=3)
+    parser.add_argument("--crs", default="EPSG:32645")
+    parser.add_argument("--rotation", type=float, default=0.0, dest="rotation_deg")
+    parser.add_argument("--no-collar", action="store_false", dest="nodata_collar")
+    options = vars(parser.parse_args(arguments))
+    generate_scene(options.pop("path"), progress=True, **options)
+
+
+if __name__ == "__main__":
+    main()
