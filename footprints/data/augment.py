@@ -123,7 +123,8 @@ def jitter_colours(
     """
     bands, height, width = pixels.shape
     low, high = np.broadcast_to(np.asarray(value_range, np.float32), (bands, 2)).T
-    span = high - low
+    # A band of one value has no range to change in.
+    span = np.where(high > low, high - low, np.float32(1))
     flat = (pixels.reshape(bands, -1) - low[:, None]) / span[:, None]
     mean = flat[:, valid.ravel()].mean(axis=1) if valid.any() else np.full(bands, 0.5)
     matrix, offset = _colour_map(mean, augmentation, rng)

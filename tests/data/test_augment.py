@@ -151,3 +151,9 @@ def test_strength_counts_for_colour_alone_and_keeps_shares_possible() -> None:
     assert strong.scale == (0.8, 1.2)
     assert strong.contrast == pytest.approx(0.3)
     assert strong.blur == 1.0
+
+
+def test_a_band_of_one_value_does_not_divide_by_zero() -> None:
+    constant = np.full((1, 8, 8), 42, dtype=np.float32)
+    changed = jitter(constant, Augmentation(), value_range=((42.0, 42.0),))
+    assert np.isfinite(changed).all()
