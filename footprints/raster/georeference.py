@@ -118,4 +118,4 @@ def ground_resolution(
             f"the image's centre {transform * centre} lies outside the area of {crs.name!r}; "
             "check its georeference or give the right one with --crs"
         )
-    return lengths[0] / (2 * _REACH_PX), lengths[1] / (2 * _REACH_PX)
+    return float(lengths[0]) / (2 * _REACH_PX), float(lengths[1]) / (2 * _REACH_PX)

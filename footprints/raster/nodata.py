@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
 from rasterio import DatasetReader
 from rasterio.enums import ColorInterp, MaskFlags
@@ -23,6 +24,8 @@ _OVERVIEW_SIDE = 1024
 _SQUARE_M = 30.0
 _SQUARE_PX = 100.0
 """The same for rasters in plain pixel coordinates."""
+_MAX_SQUARE = _OVERVIEW_SIDE // 4
+"""And never more pixels of the overview than this, in rasters that show little ground."""
 # Lossy compression leaves a collar nearly black: grey levels up to this count as black.
 LOSSY_BLACK = 8
 
@@ -182,7 +185,10 @@ def find_collar(
     dark = is_black(dataset.read(bands, out_shape=(len(bands), height, width)), black)
     shrink = dataset.width / width, dataset.height / height
     square_px = tuple(_SQUARE_M / g for g in gsd_m) if gsd_m else (_SQUARE_PX, _SQUARE_PX)
-    columns, rows = (max(3, round(px / s)) for px, s in zip(square_px, shrink, strict=True))
+    columns, rows = (
+        min(max(3, round(px / step)), _MAX_SQUARE)
+        for px, step in zip(square_px, shrink, strict=True)
+    )
     pad = max(columns, rows) + 1
     collar = _connected_to_corner(_open(np.pad(dark, pad, constant_values=True), rows, columns))
     if max(shrink) > 1:
@@ -194,6 +200,10 @@ def find_collar(
 
 
 def _is_lossy(dataset: DatasetReader) -> bool:
+    """Whether pixel values went through a compression that changes them."""
+    if dataset.driver == "VRT" and len(dataset.files) > 1:
+        with rasterio.open(dataset.files[1]) as first_source:
+            return _is_lossy(first_source)
     tags = dataset.tags(ns="IMAGE_STRUCTURE")
     reversible = tags.get("COMPRESSION_REVERSIBILITY", "")
     return reversible.startswith("LOSSY") or "JPEG" in tags.get("COMPRESSION", "")
@@ -232,9 +242,11 @@ def _box_any(mask: NDArray[np.bool_], rows: int, columns: int) -> NDArray[np.boo
     return _box_sum(np.pad(mask, padding), rows, columns) > 0
 
 
-def _box_sum(mask: NDArray[np.bool_], rows: int, columns: int) -> NDArray[np.int64]:
+def _box_sum(mask: NDArray[np.bool_], rows: int, columns: int) -> NDArray[np.int32]:
     """Number of True in every box that lies inside: (H - rows + 1, W - columns + 1)."""
-    total = np.pad(mask.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    total = np.pad(
+        mask.cumsum(axis=0, dtype=np.int32).cumsum(axis=1, dtype=np.int32), ((1, 0), (1, 0))
+    )
     return np.asarray(
         total[rows:, columns:]
         - total[:-rows, columns:]

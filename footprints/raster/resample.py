@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from numpy.typing import NDArray
 # Places are rounded to this many decimals of a pixel: the same place, reached from two windows,
 # differs in the last bits of a float, and the weights must not.
 _DECIMALS = 6
+
+# Source values filtered at once: they stay in the processor's cache, which is five times as fast.
+_STRIP_VALUES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,11 +80,15 @@ def resample(
         least half of the weight is data.
     """
     wide = pixels.dtype.itemsize > 2 and pixels.dtype != np.float32
-    planes = np.empty((len(pixels) + 1, *valid.shape), dtype=np.float64 if wide else np.float32)
-    planes[:-1] = pixels
-    planes[-1] = valid
-    planes = _filter(planes, rows)
-    planes = _filter(planes.swapaxes(1, 2), columns).swapaxes(1, 2)
+    dtype = np.float64 if wide else np.float32
+    planes = np.empty((len(pixels) + 1, len(rows.index), len(columns.index)), dtype=dtype)
+    done = 0
+    for strip in rows.split(-(-pixels.size // _STRIP_VALUES)):
+        own = slice(strip.span.start - rows.span.start, strip.span.stop - rows.span.start)
+        source = np.concatenate([pixels[:, own], valid[None, own]], dtype=dtype)
+        shrunk = _filter(source, strip).swapaxes(1, 2)
+        planes[:, done : done + len(strip.index)] = _filter(shrunk, columns).swapaxes(1, 2)
+        done += len(strip.index)
     share = planes[-1]
     filled = share >= 0.5
     values = np.divide(planes[:-1], share, out=np.zeros_like(planes[:-1]), where=filled)
@@ -89,13 +97,17 @@ def resample(
     return values.astype(pixels.dtype), filled
 
 
-def _filter(planes: NDArray[np.floating], taps: Taps) -> NDArray[np.floating]:
+def _filter(planes: NDArray[Any], taps: Taps) -> NDArray[Any]:
     """Apply ``taps`` along the middle axis of (B, H, W)."""
+    planes = np.ascontiguousarray(planes)
     index = taps.index - taps.span.start
     weight = taps.weight.astype(planes.dtype)
     total = np.zeros((planes.shape[0], len(index), planes.shape[2]), dtype=planes.dtype)
+    picked = np.empty_like(total)
     # One tap after the other, not a matrix product: BLAS may add in another order for another
     # window, and a grey level would flip.
     for tap in range(index.shape[1]):
-        total += planes[:, index[:, tap]] * weight[:, tap, None]
+        np.take(planes, index[:, tap], axis=1, out=picked, mode="clip")
+        picked *= weight[:, tap, None]
+        total += picked
     return total
