@@ -26,7 +26,7 @@ ROOF_PART_SHARE = 0.2
 chimney, a dormer, a dome."""
 LEFTOVER_SHARE = 0.7
 """What has less than this share of its ground left, and that a sliver, is dropped."""
-BESIDE_PX = 2.0
+BESIDE_PX = 4.0
 """A sliver without counterpart at a seam, no farther than this from a better footprint, is a stump
 of that building: it is dropped."""
 

@@ -5,24 +5,17 @@ Frame: grid pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from footprints.vector.matching import GAP_PX, Matches, all_combinations, find_matches
 from footprints.vector.outlines import Footprints, Indices, Mask, Outlines, Polygons
-from footprints.vector.seams import (
-    Sides,
-    compared_zone,
-    extents,
-    foreign_ground,
-)
+from footprints.vector.seams import Sides, extents, foreign_ground
 
-MATCH_IOU = 0.4
-"""Two pieces may be of one building from this IoU in the zone their chips compare."""
-GAP_PX = 2.0
-"""Pieces in chips that share next to nothing may be this far apart; gaps up to here are closed."""
 PRECISION_PX = 2.0**-10
 """Pieces are cut and united on a lattice this fine, so that they meet without hairline gaps."""
 
@@ -43,117 +36,54 @@ def join(outlines: Outlines, sides: Sides, windows: NDArray[np.float64]) -> tupl
         seam cuts without a counterpart.
     """
     pieces = np.flatnonzero(np.any(sides.cut, axis=1))
-    first, second = _matches(outlines.take(pieces), windows)
-    group = _components(len(outlines), pieces[first], pieces[second])
+    group = np.arange(len(outlines))
+    found = find_matches(outlines.take(pieces), windows)
+    group[pieces] = pieces[_group(outlines.chips[pieces], found)]
     polygons = _own_ground(outlines.polygons, group, windows[outlines.chips])
     unanswered = _unanswered(outlines, sides, group, windows)
     return _unite(outlines, polygons, group, unanswered, sides.at_border | outlines.at_nodata)
 
 
-def _matches(pieces: Outlines, windows: NDArray[np.float64]) -> tuple[Indices, Indices]:
-    """Pairs of pieces that are each other's best match where their two chips compare.
+def _group(chips: Indices, matches: Matches) -> Indices:
+    """(n,) for each of n pieces the lowest piece of its building.
 
-    What a piece shows there may fall into parts (the two arms of a U); each part has its own
-    match, so that a chip that sees only the arms joins both to the whole.
+    Pieces that one chip shows apart do not become one building over a chain of matches. Only a
+    piece that matches both of them at once says that they are, as the body of a U does of its arms.
     """
-    first, second = _candidates(pieces)
-    own, other = windows[pieces.chips[first]], windows[pieces.chips[second]]
-    zone, narrow = compared_zone(own, other)
-    views = (
-        _view(pieces.polygons[first], zone, narrow),
-        _view(pieces.polygons[second], zone, narrow),
+    group = _components(len(chips), matches.first, matches.second)
+    order = np.lexsort((chips, group))
+    same = (np.diff(group[order]) == 0) & (np.diff(chips[order]) == 0)
+    doubtful = np.zeros(len(chips), dtype=np.bool_)
+    doubtful[group[order[1:][same]]] = True
+    inside = np.flatnonzero(doubtful[group[matches.first]])
+    strongest_first = inside[np.argsort(-matches.shared[inside], kind="stable")]
+    split = _join_without_conflict(
+        chips, matches.first[strongest_first].tolist(), matches.second[strongest_first].tolist()
     )
-    pair, left, right = _all_combinations(views[0].pair, views[1].pair, len(first))
-    iou = _iou(views[0].parts[left], views[1].parts[right])
-    likely = iou >= MATCH_IOU
-    pair, left, right, iou = pair[likely], left[likely], right[likely], iou[likely]
-    # A part is known by its piece, the chip it is compared with and its number.
-    a, b = first[pair], second[pair]
-    chip_a, chip_b = pieces.chips[a], pieces.chips[b]
-    mutual = _is_best(iou, a, chip_b, views[0].number[left]) & _is_best(
-        iou, b, chip_a, views[1].number[right]
-    )
-    return a[mutual], b[mutual]
+    for members in split:
+        group[list(members)] = min(members)
+    return group
 
 
-def _candidates(pieces: Outlines) -> tuple[Indices, Indices]:
-    """Pairs of pieces from different chips that share ground or nearly touch."""
-    low_high = extents(pieces) + np.array([-1, -1, 1, 1]) * GAP_PX / 2
-    boxes = shapely.box(*low_high.T)
-    first, second = shapely.STRtree(boxes).query(boxes)
-    pairs = (first < second) & (pieces.chips[first] != pieces.chips[second])
-    first, second = first[pairs], second[pairs]
-    close = shapely.dwithin(pieces.polygons[first], pieces.polygons[second], GAP_PX)
-    first, second = first[close], second[close]
-    order = np.lexsort((second, first))
-    return first[order], second[order]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _View:
-    """The parts of pieces seen in the zones of p pairs."""
-
-    parts: Polygons
-    """(k,) polygons."""
-    pair: Indices
-    """(k,) the pair they were seen for, ascending."""
-    number: Indices
-    """(k,) count from 0 among the parts of the same pair."""
-
-
-def _view(polygons: Polygons, zone: NDArray[np.float64], narrow: NDArray[np.bool_]) -> _View:
-    """What (p,) pieces show in (p, 4) zones."""
-    clipped = shapely.intersection(polygons, shapely.box(*zone.T))
-    parts, pair = shapely.get_parts(clipped, return_index=True)
-    is_ground = shapely.area(parts) > 0
-    parts, pair = parts[is_ground], pair[is_ground]
-    _, starts, counts = np.unique(pair, return_index=True, return_counts=True)
-    number = np.arange(len(pair)) - np.repeat(starts, counts)
-    stretched = np.any(narrow[pair], axis=1)
-    # Neither chip sees the whole zone: compare extents along the seam.
-    bounds = shapely.bounds(parts[stretched])
-    across = np.hstack([narrow, narrow])[pair[stretched]]
-    parts[stretched] = shapely.box(*np.where(across, zone[pair[stretched]], bounds).T)
-    return _View(parts, pair, number)
-
-
-def _all_combinations(
-    left: Indices, right: Indices, pairs: int
-) -> tuple[Indices, Indices, Indices]:
-    """Every left with every right element of the same pair.
-
-    Args:
-        left: (k,) pair of each left element, ascending.
-        right: (m,) pair of each right element, ascending.
-        pairs: Number of pairs.
-
-    Returns:
-        (c,) pair, left element, right element.
-    """
-    rights = np.bincount(right, minlength=pairs)
-    starts = np.cumsum(rights) - rights
-    repeats = rights[left]
-    index = np.repeat(np.arange(len(left)), repeats)
-    turn = np.arange(len(index)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
-    pair = left[index]
-    return pair, index, starts[pair] + turn
-
-
-def _iou(first: Polygons, second: Polygons) -> NDArray[np.float64]:
-    """(n,) IoU of polygons with area, pair by pair."""
-    shared = shapely.area(shapely.intersection(first, second))
-    return np.asarray(shared / (shapely.area(first) + shapely.area(second) - shared))
-
-
-def _is_best(score: NDArray[np.float64], *key: Indices) -> Mask:
-    """(n,) whether a row has the highest score of those with its key; of equals, the first."""
-    order = np.lexsort((-score, *key))
-    columns = np.stack(key)[:, order]
-    best = np.zeros(len(score), dtype=np.bool_)
-    starts_key = np.ones(len(score), dtype=np.bool_)
-    starts_key[1:] = np.any(columns[:, 1:] != columns[:, :-1], axis=0)
-    best[order[starts_key]] = True
-    return best
+def _join_without_conflict(
+    chips: Indices, first: list[int], second: list[int]
+) -> Iterable[frozenset[int]]:
+    """Groups of pieces by matches in order, leaving out those that contradict earlier ones."""
+    mates: dict[int, set[int]] = defaultdict(set)
+    for a, b in zip(first, second, strict=True):
+        mates[a].add(b)
+        mates[b].add(a)
+    group = {piece: frozenset([piece]) for piece in mates}
+    for a, b in zip(first, second, strict=True):
+        conflict = any(
+            p != q and chips[p] == chips[q] and mates[p].isdisjoint(mates[q])
+            for p in group[a]
+            for q in group[b]
+        )
+        if not conflict:
+            joined = group[a] | group[b]
+            group.update(dict.fromkeys(joined, joined))
+    return set(group.values())
 
 
 def _components(n: int, first: Indices, second: Indices) -> Indices:
@@ -174,7 +104,7 @@ def _companions(group: Indices) -> tuple[Indices, Indices]:
     order = np.argsort(group, kind="stable")
     _, sizes = np.unique(group, return_counts=True)
     number = np.repeat(np.arange(len(sizes)), sizes)
-    _, left, right = _all_combinations(number, number, len(sizes))
+    _, left, right = all_combinations(number, number, len(sizes))
     different = left != right
     return order[left[different]], order[right[different]]
 
