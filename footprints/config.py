@@ -6,8 +6,10 @@ Mask R-CNN arXiv 1703.06870, FPN arXiv 1612.03144, PointRend arXiv 1912.08193.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import Template
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
@@ -157,10 +159,14 @@ class SceneConfig(Settings):
     """Polygons of the buildings."""
     image_field: str | None = None
     """Column of the labels that names the image they belong to; None goes by position."""
+    class_field: str | None = None
+    """Column of the labels with the class; None takes all as the first class."""
     aoi: str | None = None
     """Polygons inside which the labels are complete; None is everywhere."""
     bands: tuple[Count, ...] | None = None
     """Bands to read, from 1; None is the first ones."""
+    nodata: float | None = None
+    """Value of pixels without data where the raster does not say so."""
     weight: Positive = 1.0
     """How often chips come from here, relative to the other scenes."""
     attribution: str = ""
@@ -171,7 +177,7 @@ class DataConfig(Settings):
     """What to learn from."""
 
     root: str = ""
-    """Folder that relative paths below start from; ``$NAME`` and ``~`` are expanded."""
+    """Folder that relative paths below start from; empty is the working directory."""
     scenes: tuple[SceneConfig, ...]
     holdout: str | None = None
     """Polygons no pixel of which is used: neither for training nor for validation."""
@@ -191,10 +197,26 @@ class AugmentConfig(Settings):
 
     scale: tuple[Positive, Positive] = (0.7, 1.4)
     """Range of ground resolutions, relative to the nominal one."""
-    flip: bool = True
-    """Mirror images and quarter turns."""
-    colour: Annotated[float, Field(ge=0)] = 1.0
-    """Strength of changes to brightness, contrast, colour and sharpness; 0 is none."""
+    turn: bool = True
+    """Mirror images and quarter turns: from above, no direction is up."""
+    brightness: Share = 0.12
+    """Largest shift of all bands, as a share of the value range."""
+    contrast: Share = 0.25
+    """Largest change of the spread around the chip's mean, as a share."""
+    saturation: Share = 0.3
+    """Largest change of the bands' distance from their mean, as a share."""
+    hue: Share = 0.06
+    """Largest turn about the grey axis, as a share of a full turn; three bands only."""
+    band_gain: Share = 0.06
+    """Largest change of each band by itself, as a share."""
+    gamma: Share = 0.25
+    """Largest exponent, as a share above 1, or one over it."""
+    blur: Share = 0.2
+    """Share of chips that are slightly blurred."""
+    noise: Share = 0.02
+    """Largest standard deviation of noise, as a share of the value range."""
+    noisy: Share = 0.3
+    """Share of chips with noise."""
 
 
 class OptimizerConfig(Settings):
@@ -219,10 +241,13 @@ class TrainConfig(Settings):
     """The loop."""
 
     epochs: Count = 12
+    validate_every: Count = 1
+    """Epochs from one validation to the next."""
     batch_size: Count = 2
     workers: Annotated[int, Field(ge=0)] = 2
     seed: int = 0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """16-bit formats pay on a GPU; on a CPU the backward pass is slower in them."""
     start_from: str | None = None
     """Weights of ours to start from."""
 
@@ -242,19 +267,30 @@ class RunConfig(Settings):
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML configuration.
 
+    ``$NAME`` anywhere in the file stands for that environment variable, and ``$CONFIG_DIR`` for
+    the folder of the file.
+
     Args:
         path: YAML file.
         overrides: ``key.key=value`` strings that win over the file, e.g. ``train.epochs=5``;
             values are YAML.
 
     Raises:
-        ConfigError: The file is missing or not YAML, a key is unknown, a value out of range.
+        ConfigError: The file is missing or not YAML, an environment variable is not set, a key is
+            unknown, a value out of range.
     """
+    path = Path(path)
+    names = os.environ | {"CONFIG_DIR": str(path.resolve().parent)}
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Template(path.read_text(encoding="utf-8")).substitute(names)
+        values = yaml.safe_load(text)
     except OSError as err:
         raise ConfigError(f"cannot read configuration {path}: {err.strerror}") from err
-    except yaml.YAMLError as err:
+    except KeyError as err:
+        raise ConfigError(
+            f"{path} uses ${err.args[0]}: set the environment variable {err.args[0]}"
+        ) from err
+    except (yaml.YAMLError, ValueError) as err:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(err).split())}") from err
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold sections such as model, data and train")

@@ -1,0 +1,212 @@
+"""One step, one epoch: what Lightning is told of the network."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from footprints.chip import InputSpec, Instances, MaskGroup
+from footprints.config import OptimizerConfig, RunConfig
+from footprints.data.dataset import Batch
+from footprints.errors import TrainingError
+from footprints.evaluate import match
+from footprints.model.checkpoint import WeightsInfo, save_weights
+from footprints.model.detector import scale_pixels, to_instances
+from footprints.model.mask_rcnn import MaskRCNN
+from footprints.model.targets import Target
+from footprints.vector.trace import trace
+
+_IOU, _CONFIDENCE = 0.5, 0.5
+"""What counts as found in validation."""
+
+
+class DetectionTask(lightning.LightningModule):
+    """A network in training.
+
+    Args:
+        model: The network.
+        config: Optimiser and seed.
+        spec: Scaling of the training chips.
+    """
+
+    def __init__(self, model: MaskRCNN, config: RunConfig, spec: InputSpec) -> None:
+        super().__init__()
+        self.config = config
+        self.spec = spec
+        self.model = model
+        self.average = _average(model, config.optimizer.average)
+        self._matches = np.zeros(3, dtype=np.int64)
+
+    @property
+    def best(self) -> MaskRCNN:
+        """The network to predict with: the moving average, where one is kept."""
+        return self.model if self.average is None else self.average.module
+
+    def on_train_epoch_start(self) -> None:
+        """Seed the sampling of anchors and points by epoch, so that a resumed run repeats it."""
+        seed = np.random.SeedSequence((self.config.train.seed, self.current_epoch))
+        torch.manual_seed(int(seed.generate_state(1)[0]))
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Sum of the losses of a batch."""
+        losses = self.model.losses(self._images(batch), _targets(batch))
+        total = torch.stack(list(losses.values())).sum()
+        if not torch.isfinite(total):
+            named = ", ".join(f"{name} {float(loss.detach()):.3g}" for name, loss in losses.items())
+            raise TrainingError(
+                f"the loss is not finite at step {self.global_step} ({named}); lower "
+                f"optimizer.learning_rate and go on with --resume"
+            )
+        self.log_dict(
+            {name: loss.detach() for name, loss in losses.items()},
+            on_step=False, on_epoch=True, batch_size=len(batch),
+        )
+        self.log("loss", total.detach(), prog_bar=True, on_step=True, on_epoch=True,
+                 batch_size=len(batch))
+        return total
+
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_index: int) -> None:
+        """Follow the weights with their average."""
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting."""
+        self._matches[:] = 0
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Count buildings found, false alarms and misses, chip by chip."""
+        network = self.best.eval()
+        found = to_instances(network.predict(self._images(batch)), len(batch))
+        for image, instances in enumerate(found):
+            outlines, truth = trace(instances), trace(_truth(batch, image))
+            counts = (instances.scores >= _CONFIDENCE) & (outlines != None)  # noqa: E711
+            truth = truth[truth != None]  # noqa: E711
+            pairs, _ = match(outlines[counts], truth, instances.scores[counts], iou=_IOU)
+            hits = len(pairs)
+            self._matches += (hits, counts.sum() - hits, len(truth) - hits)
+
+    def on_validation_epoch_end(self) -> None:
+        """Report precision, recall and F1 at IoU 0.5 and confidence 0.5."""
+        hits, alarms, misses = self._matches.tolist()
+        self.log_dict({
+            "val_precision": hits / max(hits + alarms, 1),
+            "val_recall": hits / max(hits + misses, 1),
+            "val_f1": 2 * hits / max(2 * hits + alarms + misses, 1),
+        }, prog_bar=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """No decay on norms and biases; linear warm-up, then a half cosine down to zero."""
+        settings = self.config.optimizer
+        optimizer = make_optimizer(self.model, settings)
+        total = int(self.trainer.estimated_stepping_batches)
+
+        def factor(step: int) -> float:
+            if step < settings.warmup_steps:
+                return (step + 1) / settings.warmup_steps
+            done = (step - settings.warmup_steps) / max(total - settings.warmup_steps, 1)
+            return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _images(self, batch: Batch) -> Tensor:
+        scalings = [self.spec.scaling] * len(batch)
+        return scale_pixels(batch.pixels, batch.valid, scalings, self.device)
+
+
+class WriteWeights(Callback):
+    """Writes the weights to predict with and a row of figures after every epoch."""
+
+    def __init__(self, weights: Path, metrics: Path, info: WeightsInfo) -> None:
+        self._weights = weights
+        self._metrics = metrics
+        self._info = info
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        """Write both; a row that an earlier, killed run left for this epoch is replaced."""
+        if not trainer.is_global_zero:
+            return
+        save_weights(self._weights, task.best, self._info)
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        row |= {name: f"{float(value):.5g}" for name, value in sorted(trainer.callback_metrics.items())}
+        rows = [r for r in read_metrics(self._metrics) if int(r["epoch"]) < trainer.current_epoch]
+        names = dict.fromkeys(name for r in [*rows, row] for name in r)
+        with self._metrics.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(names))
+            writer.writeheader()
+            writer.writerows([*rows, row])
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The rows of a run's ``metrics.csv``; none where there is no file yet."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def make_optimizer(model: nn.Module, settings: OptimizerConfig) -> torch.optim.Optimizer:
+    """AdamW or SGD over trunk and rest, each with and without weight decay."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = (name.startswith("backbone.trunk"), parameter.dim() > 1)
+            groups.setdefault(key, []).append(parameter)
+    options: list[dict[str, Any]] = [
+        {
+            "params": parameters,
+            "lr": settings.learning_rate * (settings.trunk_factor if trunk else 1.0),
+            "weight_decay": settings.weight_decay if decays else 0.0,
+        }
+        for (trunk, decays), parameters in groups.items()
+    ]
+    if settings.name == "sgd":
+        return torch.optim.SGD(options, lr=settings.learning_rate, momentum=settings.momentum)
+    return torch.optim.AdamW(options, lr=settings.learning_rate)
+
+
+def _average(model: MaskRCNN, decay: float) -> AveragedModel | None:
+    if not decay:
+        return None
+
+    def follow(averages: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        # A young average follows quickly, or the random start would stay in it for ever.
+        share = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
+        torch._foreach_lerp_(list(averages), list(current), share)
+
+    return AveragedModel(model, multi_avg_fn=follow)
+
+
+def _targets(batch: Batch) -> list[Target]:
+    return [
+        Target(*parts)
+        for parts in zip(
+            batch.boxes, batch.labels, batch.masks, batch.mask_boxes, batch.labelled, strict=True
+        )
+    ]
+
+
+def _truth(batch: Batch, image: int) -> Instances:
+    """The ground truth of an image as instances, to be traced like detections."""
+    count = len(batch.boxes[image])
+    logits = (batch.masks[image].cpu().numpy().astype(np.int16) - 128).clip(-127, 127)
+    return Instances(
+        boxes=batch.boxes[image].cpu().numpy(),
+        scores=np.ones(count, dtype=np.float32),
+        labels=batch.labels[image].cpu().numpy(),
+        mask_boxes=batch.mask_boxes[image].cpu().numpy(),
+        masks=(MaskGroup(np.arange(count), logits.astype(np.int8)),) if count else (),
+    )

@@ -1,0 +1,201 @@
+"""The network as a `Detector`: chips in, instances out."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from footprints.chip import Chip, InputSpec, Instances, MaskGroup, Scaling
+from footprints.errors import BandError, DetectionCapWarning, DeviceError
+from footprints.model.checkpoint import WeightsInfo, load_weights
+from footprints.model.mask_rcnn import MaskRCNN, Prediction
+
+DEFAULT_WEIGHTS = Path(__file__).parent.parent / "weights" / "buildings-lite0.safetensors"
+
+_LOGIT_STEPS = 16
+"""int8 steps per unit of logit: +-7.9 before clipping, far beyond any doubt about an outline."""
+
+
+class NetworkDetector:
+    """A Mask R-CNN with the weights and the settings it was trained with.
+
+    Args:
+        model: The network, in evaluation mode.
+        info: What its weights file says of itself.
+        device: Where to run.
+    """
+
+    def __init__(self, model: MaskRCNN, info: WeightsInfo, device: torch.device) -> None:
+        self.info = info
+        self.device = device
+        self._model = model.eval().to(device, memory_format=torch.channels_last)
+
+    @property
+    def name(self) -> str:
+        """What the ``model`` column says."""
+        return self.info.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the labels."""
+        return self.info.model.classes
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """What the chips must look like."""
+        return self.info.input_spec
+
+    def __call__(self, chips: Sequence[Chip]) -> list[Instances]:
+        """Detect in a batch of chips of equal shape.
+
+        Warns:
+            DetectionCapWarning: A chip has more buildings than are kept; names the chip.
+
+        Raises:
+            BandError: A chip has another number of bands than the weights.
+        """
+        wanted = self.info.model.bands
+        for chip in chips:
+            if len(chip.pixels) != wanted:
+                raise BandError(
+                    f"the weights take {wanted} bands, {chip.source} gives {len(chip.pixels)}"
+                )
+        with torch.inference_mode(), self._precision():
+            images = scale_pixels(
+                torch.from_numpy(np.stack([_portable(chip.pixels) for chip in chips])),
+                torch.from_numpy(np.stack([chip.valid for chip in chips])),
+                [chip.scaling for chip in chips],
+                self.device,
+            )
+            found = to_instances(self._model.predict(images), len(chips))
+        cap = self.info.model.detection.max_per_chip
+        for chip, instances in zip(chips, found, strict=True):
+            if len(instances) >= cap:
+                warnings.warn(
+                    f"{chip.source}: the chip at column {chip.window.x:.0f}, row "
+                    f"{chip.window.y:.0f} reached the cap of {cap} detections; buildings may be "
+                    f"missing there, use a smaller --chip-size",
+                    DetectionCapWarning,
+                    stacklevel=2,
+                )
+        return found
+
+    def _precision(self) -> contextlib.AbstractContextManager[object]:
+        """Half precision for convolutions where the hardware gains by it."""
+        if self.device.type == "cuda":
+            return torch.autocast("cuda", dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+
+def load_detector(
+    weights: str | Path | None = None, *, device: str | torch.device | None = None
+) -> NetworkDetector:
+    """Load a detector.
+
+    Args:
+        weights: A ``.safetensors`` file of ours; None takes the weights that ship.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; None takes the best there is.
+
+    Raises:
+        WeightsError: The file is missing, not ours, of a newer version, or damaged.
+        DeviceError: The device is not there.
+    """
+    model, info = load_weights(DEFAULT_WEIGHTS if weights is None else weights)
+    return NetworkDetector(model, info, choose_device(device))
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for, or the best there is.
+
+    Raises:
+        DeviceError: It is not there.
+    """
+    if device is None or device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as err:
+        reason = str(err).splitlines()[0]
+        raise DeviceError(f"device {device!r} is not available ({reason}); try cpu") from err
+    return chosen
+
+
+def scale_pixels(
+    pixels: Tensor, valid: Tensor, scalings: Sequence[Scaling], device: torch.device
+) -> Tensor:
+    """Pixels as stored to network input, on the device.
+
+    Args:
+        pixels: (N, bands, H, W), any type.
+        valid: (N, H, W) bool; without data the input is 0, the mean of the training.
+        scalings: One per image.
+        device: Where to.
+
+    Returns:
+        (N, bands, H, W) float32, channels last.
+    """
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32, device=device)[:, :, None, None]
+        for values in ([s.mean for s in scalings], [s.std for s in scalings])
+    )
+    scaled = (pixels.to(device).float() - mean) / std
+    scaled = torch.where(valid.to(device).unsqueeze(1), scaled, 0.0)
+    return scaled.contiguous(memory_format=torch.channels_last)
+
+
+def to_instances(prediction: Prediction, count: int) -> list[Instances]:
+    """Bring a batch's detections to the CPU: boxes, scores and int8 grids, nothing else.
+
+    Args:
+        prediction: Of ``count`` images.
+        count: N.
+
+    Returns:
+        One `Instances` per image, in order.
+    """
+    detections, mask_boxes, masks = prediction
+    boxes = detections.boxes.float().cpu().numpy()
+    frames = mask_boxes.float().cpu().numpy()
+    scores = detections.scores.float().cpu().numpy()
+    labels = detections.labels.cpu().numpy()
+    images = detections.image_index.cpu().numpy()
+    first = np.searchsorted(images, np.arange(count + 1))
+    grids = [
+        (group.index.cpu().numpy(), quantize_logits(group.logits)) for group in masks
+    ]
+    found = []
+    for start, stop in zip(first[:-1], first[1:], strict=True):
+        groups = []
+        for index, logits in grids:
+            here = (index >= start) & (index < stop)
+            if here.any():
+                groups.append(MaskGroup(index[here] - start, logits[here]))
+        rows = slice(start, stop)
+        found.append(
+            Instances(boxes[rows], scores[rows], labels[rows], frames[rows], tuple(groups))
+        )
+    return found
+
+
+def quantize_logits(logits: Tensor) -> NDArray[np.int8]:
+    """Mask logits to int8, 16 steps a unit, clipped."""
+    steps = (logits.float() * _LOGIT_STEPS).round().clamp(-127, 127)
+    quantized: NDArray[np.int8] = steps.to(torch.int8).cpu().numpy()
+    return quantized
+
+
+def _portable(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Pixels in a type every device computes with; torch has no arithmetic for uint16."""
+    if pixels.dtype in (np.uint8, np.int16, np.int32, np.float32):
+        return pixels
+    return pixels.astype(np.int32 if pixels.dtype == np.uint16 else np.float32)

@@ -1,0 +1,242 @@
+"""Labels and scenes to weights: the training loop.
+
+A run lives in one folder: ``config.yaml`` (resolved), ``metrics.csv`` (a row per epoch),
+``last.ckpt`` (to resume from) and ``weights.safetensors`` (to predict with, after every epoch).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from torch.utils.data import DataLoader, Dataset
+
+from footprints import __version__
+from footprints.chip import InputSpec, Scaling
+from footprints.config import DataConfig, RunConfig, SceneConfig
+from footprints.data.augment import Augmentation
+from footprints.data.dataset import (
+    EpochSampler,
+    TrainingChips,
+    TrainingSource,
+    ValidationChips,
+    collate,
+)
+from footprints.data.labels import LabelledImage, TrainingScene, read_training_scene
+from footprints.data.split import Split, split_by_place
+from footprints.data.targets import Sample
+from footprints.errors import OutputError, TrainingError
+from footprints.loop import DetectionTask, WriteWeights
+from footprints.model.checkpoint import WeightsInfo, load_tensors
+from footprints.model.mask_rcnn import MaskRCNN
+from footprints.raster.scaling import measure_value_range
+from footprints.raster.source import open_scene
+from footprints.vector.read import read_layer
+
+CHECKPOINT, WEIGHTS, CONFIG, METRICS = "last.ckpt", "weights.safetensors", "config.yaml", "metrics.csv"
+STRIDE = 32
+"""Chip sides are a multiple of the coarsest trunk stage's stride."""
+_IMAGES_MEASURED = 8
+
+
+def train(
+    config: RunConfig, output: str | Path, *, resume: bool = False, progress: bool = True
+) -> Path:
+    """Train a detector on scenes and vector labels.
+
+    Args:
+        config: Everything the run depends on; see `load_config`.
+        output: Folder of the run; made if missing.
+        resume: Go on from the folder's last checkpoint, with the chips and the state that an
+            undisturbed run would have had.
+        progress: Show a progress bar.
+
+    Returns:
+        The weights file.
+
+    Raises:
+        OutputError: The folder holds a run and ``resume`` is not asked for, or cannot be written.
+        TrainingError: There is nothing to resume or nothing to learn from, or the loss is not
+            finite.
+    """
+    folder = Path(output)
+    _prepare_folder(folder, config, resume=resume)
+    scenes = [read_training_scene(_scene(s, config), classes=config.model.classes)
+              for s in config.data.scenes]
+    split = _split(scenes, config)
+    spec = _input_spec(scenes, config)
+    chips = TrainingChips(
+        [TrainingSource(images, scene.weight)
+         for images, scene in zip(split.training, config.data.scenes, strict=True)],
+        chip_size=config.data.chip_size,
+        gsd_m=config.data.gsd_m,
+        length=config.data.chips_per_epoch,
+        seed=config.train.seed,
+        augmentation=Augmentation(**config.augment.model_dump()),
+        empty_share=config.data.empty_share,
+        value_range=spec.value_range,
+    )
+    validation = ValidationChips(
+        split.validation, chip_size=config.data.chip_size, gsd_m=config.data.gsd_m
+    )
+    task = DetectionTask(_network(config), config, spec)
+    trainer = _trainer(config, folder, spec, progress=progress)
+    with warnings.catch_warnings():
+        # Lightning remarks on every loop with few steps or workers; that is the user's choice.
+        warnings.filterwarnings("ignore", module="lightning")
+        trainer.fit(
+            task,
+            _loader(chips, config, sampler=EpochSampler(chips)),
+            _loader(validation, config) if len(validation) else None,
+            ckpt_path=folder / CHECKPOINT if resume else None,
+            weights_only=True,
+        )
+    return folder / WEIGHTS
+
+
+def _prepare_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
+    checkpoint = folder / CHECKPOINT
+    if resume and not checkpoint.exists():
+        raise TrainingError(f"nothing to resume: {checkpoint} is missing; leave out --resume")
+    if checkpoint.exists() and not resume:
+        raise OutputError(
+            f"{folder} holds a run; go on with --resume or choose another folder with --output"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        (folder / CONFIG).write_text(resolved, encoding="utf-8")
+    except OSError as err:
+        raise OutputError(f"cannot write the run folder {folder}: {err.strerror}") from err
+
+
+def _scene(scene: SceneConfig, config: RunConfig) -> TrainingScene:
+    return TrainingScene(
+        images=[_path(image, config.data) for image in scene.images],
+        labels=_path(scene.labels, config.data),
+        aoi=None if scene.aoi is None else _path(scene.aoi, config.data),
+        image_column=scene.image_field,
+        class_column=scene.class_field,
+        bands=scene.bands,
+        nodata=scene.nodata,
+    )
+
+
+def _path(path: str, data: DataConfig) -> Path:
+    return Path(data.root).expanduser() / path
+
+
+def _split(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) -> Split:
+    data = config.data
+    return split_by_place(
+        scenes,
+        chip_size=data.chip_size,
+        gsd_m=data.gsd_m,
+        holdout=None if data.holdout is None else read_layer(_path(data.holdout, data)),
+        validation=None if data.validation is None else read_layer(_path(data.validation, data)),
+        validation_share=data.validation_share,
+        seed=config.train.seed,
+    )
+
+
+def _input_spec(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) -> InputSpec:
+    """One scaling for all scenes: the range of the first one's pixels, about (-1, 1)."""
+    types = {image.dtype: image.path for images in scenes for image in images}
+    if len(types) > 1:
+        named = ", ".join(f"{dtype} ({path})" for dtype, path in types.items())
+        raise TrainingError(f"scenes differ in their pixel type: {named}; convert them to one")
+    ranges = []
+    for images in scenes:
+        step = max(1, len(images) // _IMAGES_MEASURED)
+        for image in images[::step]:
+            with open_scene(image.path, bands=image.bands, nodata=image.nodata) as scene:
+                ranges.append(measure_value_range(scene))
+    value_range = tuple(
+        (min(low for low, _ in band), max(high for _, high in band))
+        for band in zip(*ranges, strict=True)
+    )
+    (dtype,) = types
+    if dtype == "uint8":
+        # What the ImageNet weights of the trunk were trained with.
+        mean, std = (127.0,) * config.model.bands, (128.0,) * config.model.bands
+    else:
+        mean = tuple((low + high) / 2 for low, high in value_range)
+        std = tuple(max(high - low, 1e-6) / 2 for low, high in value_range)
+    return InputSpec(
+        bands=config.model.bands,
+        gsd_m=config.data.gsd_m,
+        scaling=Scaling(mean, std),
+        dtype=dtype,
+        value_range=value_range,
+        multiple=STRIDE,
+    )
+
+
+def _network(config: RunConfig) -> MaskRCNN:
+    torch.manual_seed(config.train.seed)
+    model = MaskRCNN(config.model)
+    if config.train.start_from is not None:
+        load_tensors(model, _path(config.train.start_from, config.data))
+    return model.to(memory_format=torch.channels_last)
+
+
+def _loader(chips: Dataset[Sample], config: RunConfig, sampler: EpochSampler | None = None) -> DataLoader[Sample]:
+    workers = config.train.workers
+    return DataLoader(
+        chips,
+        batch_size=config.train.batch_size if sampler else 1,
+        sampler=sampler,
+        drop_last=sampler is not None,
+        num_workers=workers,
+        collate_fn=collate,
+        # A forked worker may inherit a lock that some library's thread holds.
+        multiprocessing_context="forkserver" if workers else None,
+        persistent_workers=workers > 0,
+    )
+
+
+def _trainer(
+    config: RunConfig, folder: Path, spec: InputSpec, *, progress: bool
+) -> lightning.Trainer:
+    info = WeightsInfo(
+        name=config.name, model=config.model, input_spec=spec, training=_provenance(config)
+    )
+    callbacks: list[Callback] = [
+        WriteWeights(folder / WEIGHTS, folder / METRICS, info),
+        ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False),
+    ]
+    if progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=10))
+    return lightning.Trainer(
+        max_epochs=config.train.epochs,
+        check_val_every_n_epoch=config.train.validate_every,
+        precision=config.train.precision,
+        gradient_clip_val=config.optimizer.clip_norm,
+        callbacks=callbacks,
+        logger=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+
+
+def _provenance(config: RunConfig) -> dict[str, Any]:
+    """What the weights say of their training."""
+    return {
+        "data": [
+            {"images": list(s.images), "labels": s.labels, "attribution": s.attribution}
+            for s in config.data.scenes
+        ],
+        "seed": config.train.seed,
+        "epochs": config.train.epochs,
+        "chips_per_epoch": config.data.chips_per_epoch,
+        "version": __version__,
+    }
