@@ -85,11 +85,13 @@ def place(
         A footprint layer in the order of ``footprints``.
 
     Raises:
-        LayerError: Coordinates are not finite or cannot be measured in ``crs``.
+        LayerError: The transform is not finite, or leads out of the domain of ``crs``.
 
     Warns:
         FootprintsWarning: Footprints had no area and were left out; says how many.
     """
+    if not np.isfinite(transform[:6]).all():
+        raise LayerError(f"{source}: its georeference is not finite: {transform[:6]}")
     linear = np.array([[transform.a, transform.d], [transform.b, transform.e]])
     offset = np.array([transform.c, transform.f])
     placed = shapely.transform(footprints.polygons, lambda pixels: pixels @ linear + offset)
@@ -134,10 +136,10 @@ def areas_m2(polygons: NDArray[np.object_], crs: CRS | None) -> NDArray[np.float
     # geodesics, and need no call per polygon, no special case for poles or the antimeridian.
     x, y = shapely.bounds(polygons[:1])[0].reshape(2, 2).mean(axis=0)
     lon, lat = Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(x, y)
-    if not np.isfinite([lon, lat]).all():
+    if not (np.isfinite(lon) and abs(lat) <= HALF_TURN / 2):
         raise _out_of_domain(crs)
     equal_area = CRS.from_dict(
-        {"proj": "laea", "lat_0": lat, "lon_0": lon, "ellps": "WGS84", "units": "m"}
+        {"proj": "laea", "lat_0": lat, "lon_0": lon, "datum": "WGS84", "units": "m"}
     )
     return np.asarray(shapely.area(_project(polygons, crs, equal_area)), dtype=np.float64)
 
@@ -168,9 +170,10 @@ def reproject(layer: GeoDataFrame, crs: CRS) -> GeoDataFrame:
         )
     if layer.crs.equals(crs, ignore_axis_order=True):
         return layer
-    moved = _project(layer.geometry.to_numpy(), layer.crs, crs)
+    polygons = layer.geometry.to_numpy()
+    moved = _project(polygons, layer.crs, crs)
     if crs.is_geographic:
-        moved = _unwrap(moved)
+        moved = _unwrap(moved, polygons, layer.crs)
     polygons, kept = _tidy(moved, "layer")
     columns = layer.drop(columns=layer.geometry.name).iloc[kept].reset_index(drop=True)
     return GeoDataFrame(columns, geometry=polygons, crs=crs)
@@ -247,8 +250,6 @@ def _tidy(
     polygons: NDArray[np.object_], name: str
 ) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
     """Valid, oriented polygons and the index of each in the input."""
-    if not np.isfinite(shapely.get_coordinates(polygons)).all():
-        raise LayerError(f"{name}: coordinates are not finite; check the georeference")
     invalid = ~shapely.is_valid(polygons)
     if invalid.any():
         _log.info("%s: repaired %d polygons", name, invalid.sum())
@@ -286,24 +287,31 @@ def _project(polygons: NDArray[np.object_], crs: CRS, target: CRS) -> NDArray[np
     return moved
 
 
-def _unwrap(polygons: NDArray[np.object_]) -> NDArray[np.object_]:
-    """Continue polygons beyond 180 degrees where their longitudes jump by a turn."""
-    wrapped = np.flatnonzero(_widths(polygons) > HALF_TURN)
-    if not len(wrapped):
-        return polygons
-    unwrapped = shapely.transform(
-        polygons[wrapped], lambda points: points + 2 * HALF_TURN * (points < [0, -np.inf])
-    )
-    # A rectangle around the whole globe is as wide, but has no jump to undo.
-    jumps = (_widths(unwrapped) < HALF_TURN) & (shapely.area(unwrapped) > 0)
-    polygons = polygons.copy()
-    polygons[wrapped[jumps]] = unwrapped[jumps]
-    return polygons
+def _unwrap(
+    moved: NDArray[np.object_], polygons: NDArray[np.object_], crs: CRS
+) -> NDArray[np.object_]:
+    """Continue polygons beyond 180 degrees where their longitudes jump by a turn.
 
-
-def _widths(polygons: NDArray[np.object_]) -> NDArray[np.float64]:
-    bounds = shapely.bounds(polygons)
-    return np.asarray(bounds[:, 2] - bounds[:, 0], dtype=np.float64)
+    Args:
+        moved: (n,) polygons in degrees.
+        polygons: (n,) the same before they were moved.
+        crs: Of ``polygons``.
+    """
+    bounds = shapely.bounds(moved)
+    wide = np.flatnonzero(bounds[:, 2] - bounds[:, 0] > HALF_TURN)
+    if not len(wide):
+        return moved
+    turn = np.array([2 * HALF_TURN, 0.0])
+    unwrapped = shapely.transform(moved[wide], lambda xy: xy + turn * (xy[:, :1] < 0))
+    # A polygon around most of the globe is as wide; only what has its inside where its unwrapped
+    # outline is did jump.
+    inside = _project(shapely.point_on_surface(polygons[wide]), crs, CRS("EPSG:4326"))
+    longitude = shapely.get_x(inside) % turn[0]
+    west, _, east, _ = shapely.bounds(unwrapped).T
+    jumps = (west <= longitude) & (longitude <= east)
+    moved = moved.copy()
+    moved[wide[jumps]] = unwrapped[jumps]
+    return moved
 
 
 def _out_of_domain(crs: CRS) -> LayerError:
