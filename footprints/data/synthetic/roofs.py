@@ -72,27 +72,34 @@ class Wing(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Surface:
-    """Something flat, or roofed by wings, that covers what lies below it."""
+class Material:
+    """What a surface looks like."""
 
-    outline: Polygon
-    """In town metres."""
     colour: Colour
-    stain: Colour
+    stain: Colour = SOOT
     """The colour of its patches: moss, rust, bare soil."""
-    top_m: float = 0.0
-    """Height of the top, or of the eaves where there are wings."""
     stained: float = 0.3
     """Share of patches, 0 to 1."""
     grain: float = 0.08
     """Strength of the fine texture."""
     stripe_m: float = 0.0
-    """Period of ribs, tile courses or furrows across ``angle``; 0: none."""
-    angle: float = 0.0
-    """Direction of the stripes in radians."""
-    wings: tuple[Wing, ...] = ()
+    """Period of ribs, tile courses or furrows; 0: none."""
     plants: float = 0.0
     """Share of leaves, which are bright in the near infrared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """Something flat, or roofed by wings, that covers what lies below it."""
+
+    outline: Polygon
+    """In town metres."""
+    material: Material
+    top_m: float = 0.0
+    """Height of the top, or of the eaves where there are wings."""
+    angle: float = 0.0
+    """Direction of the material's stripes in radians."""
+    wings: tuple[Wing, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +161,7 @@ def draw_plan(rng: np.random.Generator, shape: str, length: float, width: float)
         width: Size along v in metres.
     """
     a, b = length / 2, width / 2
-    depth = min(length, width) * rng.uniform(0.36, 0.46)
+    depth = min(min(length, width) * rng.uniform(0.36, 0.46), rng.uniform(8.0, 12.0))
     bar = (-a, -b, a, -b + depth)
     left, right = (-a, -b, -a + depth, b), (a - depth, -b, a, b)
     middle = rng.uniform(-0.3, 0.3) * length
@@ -169,86 +176,93 @@ def draw_plan(rng: np.random.Generator, shape: str, length: float, width: float)
 
 
 def build_flat(rng: np.random.Generator, place: Place, plan: Sequence[Rectangle]) -> Building:
-    """Concrete roof with a parapet, a stair house, tanks, sheets and plants."""
+    """Concrete roof with a parapet, often half a storey more, and what stands about on it."""
     walls = _unite(plan)
-    height = float(rng.integers(1, 5)) * 3.1 + 0.4
-    colour = _vary(rng, CONCRETE)
-    deck = walls.buffer(-rng.uniform(0.25, 0.45), join_style="mitre")
     outline = place.to_town(walls)
+    deck = walls.buffer(-rng.uniform(0.25, 0.45), join_style="mitre")
+    height = float(rng.integers(1, 5)) * 3.1 + 0.4
+    concrete = _age_concrete(rng)
+    rim = Material(_shade(concrete.colour, 1.12), stained=0.2)
     surfaces = [
-        Surface(outline, _shade(colour, 1.12), SOOT, height + rng.uniform(0.2, 0.9), 0.2),
-        Surface(place.to_town(deck), colour, SOOT, height, rng.uniform(0.15, 0.6), 0.12),
+        Surface(outline, rim, height + rng.uniform(0.2, 0.9)),
+        Surface(place.to_town(deck), concrete, height),
         *_clutter(rng, place, deck, height),
     ]
+    if rng.random() < 0.4:
+        height += 2.9
+        storey = _cut_storey(rng, plan[0], deck)
+        surfaces += [
+            Surface(place.to_town(storey), _age_concrete(rng), height),
+            *_clutter(rng, place, storey.buffer(-0.3), height),
+        ]
     return Building(outline, "flat", height, tuple(surfaces))
 
 
 def build_gable(rng: np.random.Generator, place: Place, plan: Sequence[Rectangle]) -> Building:
     """Tiled roof with a ridge over every wing, and chimneys."""
-    height = float(rng.integers(1, 4)) * 2.8 + 0.5
-    pitch = rng.uniform(0.45, 0.75)
-    hipped = bool(rng.random() < 0.4)
     walls = _unite(plan)
     outline = place.to_town(walls)
+    eaves = float(rng.integers(1, 4)) * 2.8 + 0.5
+    pitch = rng.uniform(0.45, 0.75)
+    hipped = bool(rng.random() < 0.4)
     wings = tuple(place.wing(part, pitch, hipped=hipped) for part in plan)
-    roof = Surface(outline, _vary(rng, TILE), SOOT, height, 0.25, 0.10, 0.5, wings[0].angle, wings)
-    ridge = height + max(wing.rise for wing in wings)
-    chimneys = [
-        Surface(place.to_town(box), (0.5, 0.42, 0.38), SOOT, ridge + 0.4)
-        for box in _boxes(rng, walls, int(rng.integers(0, 3)), (0.6, 1.0))
-    ]
-    return Building(outline, "gable", ridge, (roof, *chimneys))
+    ridge = eaves + max(wing.rise for wing in wings)
+    tiles = Material(_vary(rng, TILE), stained=0.25, grain=0.10, stripe_m=0.5)
+    bricks = Material((0.50, 0.42, 0.38))
+    chimneys = _boxes(rng, walls, int(rng.integers(0, 3)), (0.6, 1.0))
+    surfaces = (
+        Surface(outline, tiles, eaves, wings[0].angle, wings),
+        *(Surface(place.to_town(box), bricks, ridge + 0.4) for box in chimneys),
+    )
+    return Building(outline, "gable", ridge, surfaces)
 
 
 def build_metal(rng: np.random.Generator, place: Place, plan: Sequence[Rectangle]) -> Building:
     """Corrugated sheets on a low pitch, often rusty."""
-    height = rng.uniform(2.6, 7.0)
     outline = place.to_town(_unite(plan))
-    colour = _vary(rng, METAL)
-    wings = tuple(place.wing(part, rng.uniform(0.1, 0.25), hipped=False) for part in plan)
-    rusty = rng.uniform(0.0, 0.45)
-    roof = Surface(
-        outline, colour, RUST, height, rusty, 0.07, 0.9, wings[0].angle + math.pi / 2, wings
-    )
-    return Building(outline, "metal", height + wings[0].rise, (roof,))
+    eaves = rng.uniform(2.6, 7.0)
+    pitch = rng.uniform(0.1, 0.25)
+    wings = tuple(place.wing(part, pitch, hipped=False) for part in plan)
+    ridge = eaves + max(wing.rise for wing in wings)
+    roof = Surface(outline, _age_metal(rng), eaves, wings[0].angle + math.pi / 2, wings)
+    return Building(outline, "metal", ridge, (roof,))
 
 
 def build_industrial(rng: np.random.Generator, place: Place, plan: Sequence[Rectangle]) -> Building:
-    """A hall: wide ribbed sheets, rows of skylights and ventilators."""
-    height = rng.uniform(7.0, 11.0)
+    """A hall: wide ribbed sheets and two rows of skylights."""
     outline = place.to_town(_unite(plan))
-    u0, v0, u1, v1 = plan[0]
+    eaves = rng.uniform(7.0, 11.0)
     wing = place.wing(plan[0], 0.12, hipped=False)
     colour = _vary(rng, HALL)
-    stain = _shade(colour, 0.82)
-    across = place.angle + math.pi / 2
-    surfaces = [Surface(outline, colour, stain, height, 0.3, 0.05, 2.4, across, (wing,))]
-    for u in np.arange(u0 + 6.0, u1 - 6.0, 9.0):
-        for v in (v0 + (v1 - v0) * 0.25, v0 + (v1 - v0) * 0.75):
-            light = shapely.box(u, v - (v1 - v0) * 0.12, u + 1.2, v + (v1 - v0) * 0.12)
-            surfaces.append(
-                Surface(
-                    place.to_town(light),
-                    (0.85, 0.87, 0.86),
-                    stain,
-                    height,
-                    0.1,
-                    0.03,
-                    wings=(wing,),
-                )
-            )
-    return Building(outline, "industrial", height + wing.rise, tuple(surfaces))
+    sheets = Material(colour, _shade(colour, 0.82), grain=0.05, stripe_m=2.4)
+    glass = Material((0.85, 0.87, 0.86), stained=0.1, grain=0.03)
+    u0, v0, u1, v1 = plan[0]
+    width = v1 - v0
+    lights = (
+        shapely.box(u, v0 + share * width, u + 1.2, v0 + (share + 0.24) * width)
+        for u in np.arange(u0 + 6.0, u1 - 6.0, 9.0)
+        for share in (0.13, 0.63)
+    )
+    surfaces = (
+        Surface(outline, sheets, eaves, wing.angle + math.pi / 2, (wing,)),
+        *(Surface(place.to_town(light), glass, eaves, wings=(wing,)) for light in lights),
+    )
+    return Building(outline, "industrial", eaves + wing.rise, surfaces)
 
 
 def build_dome(rng: np.random.Generator, place: Place, radius: float) -> Building:
-    """A round building: a tank or a shrine with a cone on top."""
+    """A round building, a tank or a shrine, with a smaller drum on top."""
     height = rng.uniform(3.0, 7.0)
-    outline = shapely.Point(place.x, place.y).buffer(radius, quad_segs=12)
-    inner = shapely.Point(place.x, place.y).buffer(radius * 0.55, quad_segs=12)
+    middle = shapely.Point(place.x, place.y)
+    outline = middle.buffer(radius, quad_segs=12)
     colour = _vary(rng, (*CONCRETE, (0.62, 0.27, 0.22)))
     surfaces = (
-        Surface(outline, colour, SOOT, height, 0.2),
-        Surface(inner, _shade(colour, 1.15), SOOT, height + 1.5, 0.2),
+        Surface(outline, Material(colour, stained=0.2), height),
+        Surface(
+            middle.buffer(radius * 0.55, quad_segs=12),
+            Material(_shade(colour, 1.15), stained=0.2),
+            height + 1.5,
+        ),
     )
     return Building(outline, "dome", height + 1.5, surfaces)
 
@@ -302,6 +316,23 @@ def _boxes(
     return [box for box in boxes if deck.contains(box)]
 
 
+def _age_concrete(rng: np.random.Generator) -> Material:
+    return Material(_vary(rng, CONCRETE), stained=rng.uniform(0.15, 0.6), grain=0.16)
+
+
+def _age_metal(rng: np.random.Generator) -> Material:
+    return Material(_vary(rng, METAL), RUST, rng.uniform(0.0, 0.45), grain=0.07, stripe_m=0.9)
+
+
+def _cut_storey(rng: np.random.Generator, part: Rectangle, deck: Polygon) -> Polygon:
+    """One end of a part of the plan, for a storey that leaves the rest as a terrace."""
+    u0, v0, u1, v1 = part
+    length = (u1 - u0) * rng.uniform(0.3, 0.65)
+    start = u0 if rng.random() < 0.5 else u1 - length
+    storey: Polygon = shapely.box(start, v0, start + length, v1).intersection(deck)
+    return storey
+
+
 def _clutter(rng: np.random.Generator, place: Place, deck: Polygon, height: float) -> list[Surface]:
     """What stands on a flat roof: sheets and plants first, then the stair house, then tanks."""
     if deck.is_empty:
@@ -313,24 +344,15 @@ def _clutter(rng: np.random.Generator, place: Place, deck: Polygon, height: floa
         return [place.to_town(box) for box in boxes]
 
     sheets = [
-        Surface(spot, _vary(rng, METAL), RUST, height + 2.2, 0.3, 0.07, 0.9, place.angle)
+        Surface(spot, _age_metal(rng), height + 2.2, place.angle)
         for spot in spots(2, 0.2 * size, 0.5 * size)
     ]
-    plants = [
-        Surface(spot, LEAF, SOOT, height + 0.5, 0.4, 0.4, plants=0.8) for spot in spots(3, 0.5, 2.0)
-    ]
-    stairs = [
-        Surface(spot, _vary(rng, CONCRETE), SOOT, height + 2.6, 0.4, 0.1)
-        for spot in spots(3, 2.2, 4.2)[:1]
-    ]
+    pots = Material(LEAF, stained=0.4, grain=0.4, plants=0.8)
+    plants = [Surface(spot, pots, height + 0.5) for spot in spots(3, 0.5, 2.0)]
+    stairs = [Surface(spot, _age_concrete(rng), height + 2.6) for spot in spots(3, 2.2, 4.2)[:1]]
+    tank = Material(TANK[int(rng.integers(len(TANK)))], stained=0.1)
     tanks = [
-        Surface(
-            spot.centroid.buffer(0.6, quad_segs=4),
-            TANK[int(rng.integers(3))],
-            SOOT,
-            height + 1.5,
-            0.1,
-        )
+        Surface(spot.centroid.buffer(0.6, quad_segs=4), tank, height + 1.5)
         for spot in spots(4, 1.2, 1.5)
     ]
     return [*sheets, *plants, *stairs, *tanks]

@@ -1,14 +1,10 @@
-"""Generate aerial scenes of a made-up town, with the true outline of every building beside them.
+"""From a town to files: a GeoTIFF in any reference system, and the true outlines beside it.
 
-For samples, tests and benchmarks: any size, resolution, pixel type, band count and reference
-system. The scene is painted and written block by block, so its size is bounded by the disk only.
-
-    python -m footprints.data.synthetic town.tif --width 1400 --height 1100
+A scene is painted and written block by block, so that only the disk bounds its size.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,8 +22,8 @@ from rasterio.windows import Window
 from shapely import Polygon
 from tqdm import tqdm
 
-from footprints.data.paint import Plane, paint, scatter
-from footprints.data.town import Town
+from footprints.data.synthetic.paint import Plane, paint, scatter
+from footprints.data.synthetic.town import Town
 
 PixelType = Literal["uint8", "uint16", "float32"]
 
@@ -63,7 +59,7 @@ def generate_scene(
     height: int = 1100,
     gsd_m: float = 0.3,
     seed: int = 0,
-    density: float = 0.6,
+    density: float = 0.7,
     dtype: PixelType = "uint8",
     bands: int = 3,
     crs: str = "EPSG:32645",
@@ -193,7 +189,8 @@ def _digitize(view: Plane, bands: int, dtype: PixelType) -> NDArray[np.generic]:
         return grey
     linear = view**1.8  # a display's curve undone, roughly
     if dtype == "uint16":
-        return np.clip(np.rint(90 + 1500 * linear), 1, 2047).astype(np.uint16)
+        counts: NDArray[np.uint16] = np.clip(np.rint(90 + 1500 * linear), 1, 2047).astype(np.uint16)
+        return counts
     reflectance: NDArray[np.float32] = 0.01 + 0.7 * linear
     return reflectance
 
@@ -222,25 +219,3 @@ def _true_buildings(
         geometry=placed,
         crs=crs,
     )
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Entry of ``python -m footprints.data.synthetic``."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("path", type=Path, help="GeoTIFF to write")
-    parser.add_argument("--width", type=int, default=1400, help="columns")
-    parser.add_argument("--height", type=int, default=1100, help="rows")
-    parser.add_argument("--gsd", type=float, default=0.3, dest="gsd_m", help="metres per pixel")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, another town")
-    parser.add_argument("--density", type=float, default=0.6, help="0 fields to 1 old town")
-    parser.add_argument("--dtype", choices=get_args(PixelType), default="uint8")
-    parser.add_argument("--bands", type=int, choices=(1, 3, 4), default=3)
-    parser.add_argument("--crs", default="EPSG:32645")
-    parser.add_argument("--rotation", type=float, default=0.0, dest="rotation_deg")
-    parser.add_argument("--no-collar", action="store_false", dest="nodata_collar")
-    options = vars(parser.parse_args(arguments))
-    generate_scene(options.pop("path"), progress=True, **options)
-
-
-if __name__ == "__main__":
-    main()

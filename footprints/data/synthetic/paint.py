@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 from rasterio.transform import Affine
 
-from footprints.data.roofs import Surface
-from footprints.data.town import Town, Tree
+from footprints.data.synthetic.blocks import Tree
+from footprints.data.synthetic.roofs import Surface
+from footprints.data.synthetic.town import Town
 
 Plane = NDArray[np.float32]
 """(height, width), one value per sample or pixel."""
@@ -204,22 +205,23 @@ def _colour(
     patches: Plane,
 ) -> Plane:
     """(4, height, width) colour of everything but trees, in full light."""
+    looks = [s.material for s in surfaces]
     table = np.array(
-        [
-            (*s.colour, *s.stain, s.stained, s.grain, s.stripe_m, s.angle, s.plants)
-            for s in surfaces
-        ],
-        np.float32,
+        [(*m.colour, *m.stain, m.stained, m.grain, m.stripe_m, m.plants) for m in looks], np.float32
     ).T
-    stained, grain, stripe, angle, plants = table[6:]
+    angle = np.array([s.angle for s in surfaces])
+    stained, grain, stripe, plants = table[6:]
     # Soft patches: hard ones look like camouflage.
     share = np.clip((patches - 0.5) * 2.4 + (1.3 * stained - 0.35)[numbers], 0, 0.85)
     texture = 1 + (fine - 0.5) * 2 * grain[numbers]
     rows, columns = np.nonzero((stripe > 0)[numbers])
     number = numbers[rows, columns]
-    across = frame.y[rows] * np.cos(angle)[number] - frame.x[columns] * np.sin(angle)[number]
-    wave = np.sin(2 * np.pi * across / stripe[number])
-    texture[rows, columns] *= 1 + 0.07 * wave.astype(np.float32)
+    # In turns before rounding to single precision: scenes are longer than stripes by far.
+    turns = (frame.y[rows] * np.cos(angle)[number] - frame.x[columns] * np.sin(angle)[number]) / (
+        stripe[number]
+    )
+    wave = np.sin((2 * np.pi * (turns % 1.0)).astype(np.float32))
+    texture[rows, columns] *= 1 + 0.07 * wave
     result = np.empty((4, *numbers.shape), np.float32)
     for band in range(3):
         clean, spot = table[band][numbers], table[3 + band][numbers]
