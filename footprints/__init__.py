@@ -1,3 +1,58 @@
-"""Building footprints from satellite and aerial imagery: GeoTIFF in, clean polygons out."""
+"""Building footprints from satellite and aerial imagery: GeoTIFF in, clean polygons out.
+
+The public names are loaded when they are first used, so that ``import footprints`` and
+``footprints --help`` are quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from footprints.config import RunConfig, load_config
+    from footprints.errors import FootprintsError, FootprintsWarning
+    from footprints.evaluate import Report, evaluate
+    from footprints.model.detector import load_detector
+    from footprints.pipeline import predict
+    from footprints.training import train
+    from footprints.pictures import save_overlay
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "FootprintsError": "footprints.errors",
+    "FootprintsWarning": "footprints.errors",
+    "Report": "footprints.evaluate",
+    "RunConfig": "footprints.config",
+    "evaluate": "footprints.evaluate",
+    "load_config": "footprints.config",
+    "load_detector": "footprints.model.detector",
+    "predict": "footprints.pipeline",
+    "save_overlay": "footprints.pictures",
+    "train": "footprints.training",
+}
+
+__all__ = [
+    "FootprintsError",
+    "FootprintsWarning",
+    "Report",
+    "RunConfig",
+    "__version__",
+    "evaluate",
+    "load_config",
+    "load_detector",
+    "predict",
+    "save_overlay",
+    "train",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

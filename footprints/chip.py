@@ -111,6 +111,23 @@ class Instances:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def take(self, which: NDArray[np.int64]) -> Instances:
+        """The instances with these indices, ascending."""
+        place = np.full(len(self), -1)
+        place[which] = np.arange(len(which))
+        masks = []
+        for index, logits in self.masks:
+            kept = place[index] >= 0
+            if kept.any():
+                masks.append(MaskGroup(place[index[kept]], logits[kept]))
+        return Instances(
+            self.boxes[which],
+            self.scores[which],
+            self.labels[which],
+            self.mask_boxes[which],
+            tuple(masks),
+        )
+
 
 class Detector(Protocol):
     """Finds buildings in chips: the network, or a stand-in made of known buildings."""
@@ -126,6 +143,10 @@ class Detector(Protocol):
     @property
     def input_spec(self) -> InputSpec:
         """What the chips must look like."""
+
+    @property
+    def confidence(self) -> float:
+        """Confidence below which a building is not reported, unless the user says otherwise."""
 
     def __call__(self, chips: Sequence[Chip]) -> list[Instances]:
         """Detect in a batch of chips of equal shape; one `Instances` per chip, in order."""

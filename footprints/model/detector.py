@@ -52,6 +52,11 @@ class NetworkDetector:
         """What the chips must look like."""
         return self.info.input_spec
 
+    @property
+    def confidence(self) -> float:
+        """Confidence below which a building is not reported, unless the user says otherwise."""
+        return self.info.confidence
+
     def __call__(self, chips: Sequence[Chip]) -> list[Instances]:
         """Detect in a batch of chips of equal shape.
 

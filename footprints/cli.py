@@ -1,0 +1,212 @@
+"""The ``footprints`` command: parse, call one public function, print one line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from footprints.errors import FootprintsError, FootprintsWarning, OutputError
+
+app = typer.Typer(
+    help="Building footprints from satellite and aerial imagery: GeoTIFF in, clean polygons out.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say what is done.")]
+Pixels = Annotated[
+    bool, typer.Option("--pixels", help="Work in pixel coordinates; ignore any georeference.")
+]
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as err:
+        raise typer.BadParameter(f"takes band numbers such as 1,2,3, got {text!r}") from err
+
+
+@app.command()
+def predict(
+    scenes: Annotated[list[str], typer.Argument(help="Rasters: files or addresses.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Layer: .gpkg .shp .parquet .fgb .geojson")
+    ],
+    weights: Annotated[
+        Optional[Path], typer.Option(help="Weights; default: those that ship.")
+    ] = None,
+    device: Annotated[Optional[str], typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    confidence: Annotated[
+        Optional[float], typer.Option(help="Least confidence, 0 to 1; default: the weights' own.")
+    ] = None,
+    min_area: Annotated[float, typer.Option(help="Least area in square metres.")] = 4.0,
+    chip_size: Annotated[
+        Optional[int], typer.Option(help="Chip side in pixels; default: the weights' own.")
+    ] = None,
+    overlap: Annotated[int, typer.Option(help="Pixels shared by neighbouring chips.")] = 128,
+    batch_size: Annotated[int, typer.Option(help="Chips that go through together.")] = 2,
+    bands: Annotated[
+        Optional[str], typer.Option(help="Bands to read, from 1, e.g. 3,2,1 or 1,1,1.")
+    ] = None,
+    nodata: Annotated[Optional[float], typer.Option(help="Value of pixels without data.")] = None,
+    crs: Annotated[Optional[str], typer.Option(help="CRS of the scenes, e.g. EPSG:32645.")] = None,
+    pixels: Pixels = False,
+    out_crs: Annotated[
+        Optional[str], typer.Option(help="CRS of the layer; default: the first scene's.")
+    ] = None,
+    overlay: Annotated[
+        Optional[Path], typer.Option(help="Also draw the outlines over the first scene: a PNG.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Find the buildings of one or more scenes and write them as one layer.
+
+    Example: footprints predict data_samples/town.tif -o town.gpkg
+    """
+    _configure(quiet=quiet, verbose=verbose)
+    from footprints.pictures import save_overlay
+    from footprints.pipeline import predict as run
+
+    if overlay is not None and not overlay.parent.is_dir():
+        raise OutputError(f"folder of the picture does not exist: {overlay.parent}")
+    start = time.perf_counter()
+    layer = run(
+        scenes,
+        output=output,
+        weights=weights,
+        device=device,
+        confidence=confidence,
+        min_area_m2=min_area,
+        chip_size=chip_size,
+        overlap=overlap,
+        batch_size=batch_size,
+        bands=_numbers(bands),
+        nodata=nodata,
+        crs=crs,
+        pixels=pixels,
+        out_crs=out_crs,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+    if overlay is not None:
+        name = layer["source"] == Path(scenes[0]).name
+        save_overlay(layer[name], scenes[0], overlay, bands=_numbers(bands), pixels=pixels)
+    if not quiet:
+        unit = "px" if layer.crs is None else "m2"
+        seconds = time.perf_counter() - start
+        print(
+            f"{len(layer):,} buildings, {layer['area_m2'].sum():,.0f} {unit}, {seconds:.1f} s, "
+            f"{output}"
+        )
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file; see configs/.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last epoch.")] = False,
+    settings: Annotated[
+        Optional[list[str]],
+        typer.Option("--set", help="Override a setting: train.epochs=5. Repeatable."),
+    ] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train weights on scenes and digitised buildings.
+
+    Example: footprints train configs/buildings-lite0.yaml -o runs/first --set train.epochs=5
+    """
+    _configure(quiet=quiet, verbose=verbose)
+    from footprints.config import load_config
+    from footprints.training import train as run
+
+    weights = run(load_config(config, settings or ()), output, resume=resume, progress=not quiet)
+    if not quiet:
+        print(f"weights are in {weights}")
+
+
+@app.command()
+def evaluate(
+    predicted: Annotated[Path, typer.Argument(help="Footprint layer.")],
+    truth: Annotated[Path, typer.Argument(help="True buildings.")],
+    aoi: Annotated[
+        Optional[Path], typer.Option(help="Polygons outside which nothing counts.")
+    ] = None,
+    iou: Annotated[float, typer.Option(help="Least IoU of a match.")] = 0.5,
+    confidence: Annotated[
+        Optional[float], typer.Option(help="Leave out predictions below it.")
+    ] = None,
+    json_file: Annotated[
+        Optional[Path], typer.Option("--json", help="Also write the figures to this file.")
+    ] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare a layer with the truth, building by building.
+
+    Example: footprints evaluate town.gpkg data_samples/town_buildings.gpkg --json report.json
+    """
+    _configure(quiet=quiet, verbose=verbose)
+    from footprints.evaluation import evaluate as run
+
+    report = run(predicted, truth, aoi=aoi, iou=iou, confidence=confidence)
+    if json_file is not None:
+        try:
+            json_file.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+        except OSError as err:
+            raise OutputError(f"cannot write {json_file}: {err.strerror}") from err
+    if not quiet:
+        print(report)
+
+
+@app.command()
+def info(
+    path: Annotated[str, typer.Argument(help="A raster, or weights.")],
+    verbose: Verbose = False,
+) -> None:
+    """Say what a scene or a weights file is.
+
+    Example: footprints info data_samples/town.tif
+    """
+    _configure(quiet=False, verbose=verbose)
+    from footprints.describe import describe
+
+    print(describe(path))
+
+
+def _configure(*, quiet: bool, verbose: bool) -> None:
+    """Our warnings and logs as single lines on standard error; warnings of libraries not at all."""
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("ignore" if quiet else "always", FootprintsWarning)
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    level = logging.INFO if verbose else logging.ERROR
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    logging.getLogger("footprints").setLevel(level)
+    logging.getLogger("lightning.pytorch").setLevel(level)
+
+
+def main() -> None:
+    """Entry point: errors of ours are one line and exit status 1."""
+    try:
+        app()
+    except FootprintsError as err:
+        print(f"footprints: {err}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""What ``footprints info`` says of a scene or a weights file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from footprints.model.checkpoint import WeightsInfo, read_info
+from footprints.raster.source import Scene, open_scene
+
+
+def describe(path: str | Path) -> str:
+    """A few lines on a raster or a weights file.
+
+    Raises:
+        WeightsError: A weights file is missing or not ours.
+        RasterError: A raster is missing or unreadable.
+    """
+    if str(path).endswith((".safetensors", ".pth", ".pt", ".ckpt")):
+        return _describe_weights(path, read_info(path))
+    with open_scene(path) as scene:
+        return _describe_scene(scene)
+
+
+def _describe_scene(scene: Scene) -> str:
+    gsd = scene.gsd_m()
+    assert gsd is not None
+    lines = {
+        "scene": scene.name,
+        "size": f"{scene.width} x {scene.height} px, {len(scene.bands)} bands, {scene.dtype}",
+        "CRS": "" if scene.crs is None else scene.crs.name,
+        "resolution": f"{gsd[0]:.3g} x {gsd[1]:.3g} m per pixel",
+        "area": f"{scene.width * gsd[0] * scene.height * gsd[1] / 1e6:.3g} km2",
+    }
+    return _table(lines)
+
+
+def _describe_weights(path: str | Path, info: WeightsInfo) -> str:
+    spec = info.input_spec
+    lines = {
+        "weights": f"{info.name} ({Path(path).stat().st_size / 1e6:.1f} MB)",
+        "classes": ", ".join(info.model.classes),
+        "backbone": info.model.backbone.name,
+        "input": f"{spec.bands} bands, {spec.dtype}",
+        "resolution": "as the raster" if spec.gsd_m is None else f"{spec.gsd_m:g} m per pixel",
+        "confidence": f"{info.confidence:g}",
+    }
+    for entry in info.training.get("data", []):
+        lines[f"trained on {entry['labels']}"] = entry["attribution"].strip()
+    return _table(lines)
+
+
+def _table(lines: dict[str, str]) -> str:
+    width = max(map(len, lines))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())

@@ -1,0 +1,237 @@
+"""The straight line: scenes in, one footprint layer out.
+
+raster -> grid -> chips -> instances -> outlines -> merged across seams -> placed -> written
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from pyproj import CRS
+from pyproj.exceptions import CRSError
+from tqdm.auto import tqdm
+
+from footprints.chip import Chip, ChipGrid, Detector, Scaling
+from footprints.errors import ConfigError, RasterError
+from footprints.model.detector import load_detector
+from footprints.raster.reader import SceneGrid, read_chip, resample_scene
+from footprints.raster.scaling import fit_scaling
+from footprints.raster.source import open_scene
+from footprints.vector.layer import concat_layers, place
+from footprints.vector.merge import merge
+from footprints.vector.outlines import Footprints, Outlines
+from footprints.vector.trace import trace
+from footprints.vector.wide_roofs import settle_wide_roofs
+from footprints.vector.write import check_output, write_layer
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+    import torch
+
+COARSE_FACTOR = 4
+"""Fine pixels per coarse pixel: in the coarse pass a chip shows sixteen times the ground, so that
+a roof as wide as three chips is seen with everything around it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """One reading of a scene by a detector, at one resolution."""
+
+    grid: SceneGrid
+    chips: ChipGrid
+    scaling: Scaling
+    batch_size: int
+    confidence: float
+
+
+def predict(
+    scenes: str | Path | Sequence[str | Path],
+    *,
+    output: str | Path | None = None,
+    detector: Detector | None = None,
+    weights: str | Path | None = None,
+    device: str | torch.device | None = None,
+    confidence: float | None = None,
+    min_area_m2: float = 4.0,
+    chip_size: int | None = None,
+    overlap: int = 128,
+    batch_size: int = 2,
+    bands: Sequence[int] | None = None,
+    nodata: float | None = None,
+    crs: str | CRS | None = None,
+    pixels: bool = False,
+    out_crs: str | CRS | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> GeoDataFrame:
+    """Find the buildings of one or more scenes.
+
+    Args:
+        scenes: Rasters: files, or ``https://``, ``s3://`` and ``/vsi...`` addresses.
+        output: Layer to write; its ending names the format. None writes nothing.
+        detector: What finds the buildings; see `load_detector`. None loads ``weights``.
+        weights: A ``.safetensors`` file of ours; None takes the weights that ship.
+        device: Where the network runs; None takes the best there is.
+        confidence: Buildings below it are left out, 0 to 1; None takes the detector's own.
+        min_area_m2: Buildings smaller than this are left out, in square metres on the ground (in
+            square pixels with ``pixels``).
+        chip_size: Side of a chip in pixels at the detector's ground resolution; None takes the
+            detector's own.
+        overlap: Pixels shared by neighbouring chips.
+        batch_size: Chips that go through the network together.
+        bands: Bands to read, 1-based, repeats allowed; None takes the first ones.
+        nodata: Value of pixels without data; goes before the one the raster declares.
+        crs: CRS of the rasters; goes before the one they declare.
+        pixels: Work in plain pixel coordinates and ignore any georeference.
+        out_crs: CRS of the layer; None takes the first scene's.
+        overwrite: Replace ``output`` if it exists.
+        progress: Show a progress bar.
+
+    Returns:
+        The footprint layer; its columns are documented in `footprints.vector.layer`. Column
+        ``source`` says which scene a building was found in.
+
+    Raises:
+        RasterError: A scene is missing, unreadable or without georeference.
+        BandError: A scene has fewer bands than the detector takes.
+        ChipSizeError: Chip size and overlap do not fit together.
+        WeightsError, DeviceError: The detector cannot be loaded.
+        OutputError: The output exists or cannot be written; found out before the work starts.
+    """
+    if output is not None:
+        check_output(output, overwrite=overwrite)
+    target = _parse_crs(out_crs)
+    if confidence is not None and not 0 <= confidence <= 1:
+        raise ConfigError(f"confidence must be in [0, 1], got {confidence}")
+    if min_area_m2 < 0:
+        raise ConfigError(f"min area must not be negative, got {min_area_m2}")
+    if batch_size < 1:
+        raise ConfigError(f"batch size must be at least 1, got {batch_size}")
+    paths = [scenes] if isinstance(scenes, str | Path) else list(scenes)
+    if not paths:
+        raise RasterError("no scene given; name at least one raster")
+    if detector is None:
+        detector = load_detector(weights, device=device)
+    spec = detector.input_spec
+    layers = []
+    with ExitStack() as opened:
+        # All are opened first: a misspelt name should not cost the hours spent on the others.
+        rasters = [
+            opened.enter_context(
+                open_scene(
+                    path, bands=bands, want_bands=spec.bands, nodata=nodata, crs=crs, pixels=pixels
+                )
+            )
+            for path in paths
+        ]
+        for scene in rasters:
+            grid = resample_scene(scene, spec.gsd_m)
+            chips = ChipGrid(
+                grid.height, grid.width, chip_size or spec.chip_size, overlap, spec.multiple
+            )
+            threshold = detector.confidence if confidence is None else confidence
+            fine = _Pass(grid, chips, fit_scaling(scene, spec), batch_size, threshold)
+            footprints = _find_footprints(fine, detector, progress=progress)
+            layers.append(
+                place(
+                    footprints,
+                    grid.transform,
+                    scene.crs,
+                    classes=detector.classes,
+                    source=scene.name,
+                    model=detector.name,
+                    min_area_m2=min_area_m2,
+                )
+            )
+    layer = concat_layers(layers, crs=target)
+    if output is not None:
+        write_layer(layer, output, overwrite=overwrite)
+    return layer
+
+
+def _find_footprints(fine: _Pass, detector: Detector, *, progress: bool) -> Footprints:
+    """Detect and merge; a scene of several chips is looked at coarsely, too."""
+    passes = [fine]
+    if len(fine.chips) > 1:
+        passes.append(_coarse(fine))
+    total = sum(len(each.chips) for each in passes)
+    name = fine.grid.scene.name
+    with tqdm(total=total, desc=name, unit="chip", disable=not progress) as bar:
+        outlines, read = _detect(fine, detector, bar)
+        footprints = merge(outlines, fine.chips, read)
+        for coarse in passes[1:]:
+            wide, wide_read = _detect(coarse, detector, bar)
+            scale = np.divide(coarse.grid.factor, fine.grid.factor)
+            footprints = settle_wide_roofs(
+                footprints,
+                merge(wide, coarse.chips, wide_read).scaled(*scale),
+                fine.chips,
+                coarse_px=float(max(scale)),
+            )
+    return footprints
+
+
+def _coarse(fine: _Pass) -> _Pass:
+    grid = SceneGrid(
+        fine.grid.scene,
+        width=max(1, round(fine.grid.width / COARSE_FACTOR)),
+        height=max(1, round(fine.grid.height / COARSE_FACTOR)),
+    )
+    chips = ChipGrid(
+        grid.height, grid.width, fine.chips.size, fine.chips.overlap, fine.chips.multiple
+    )
+    return _Pass(grid, chips, fine.scaling, fine.batch_size, fine.confidence)
+
+
+def _detect(
+    each: _Pass, detector: Detector, bar: tqdm[None]
+) -> tuple[Outlines, NDArray[np.bool_]]:
+    """Outlines of all chips of a pass, and which chips had data."""
+    read = np.zeros(len(each.chips), dtype=bool)
+    found = []
+    for batch in _read_ahead(each):
+        shown = [(number, chip) for number, chip in batch if chip.valid.any()]
+        instances = detector([chip for _, chip in shown]) if shown else []
+        for (number, chip), detected in zip(shown, instances, strict=True):
+            confident = detected.take(np.flatnonzero(detected.scores >= each.confidence))
+            found.append(
+                Outlines.from_instances(
+                    confident, trace(confident), each.chips.window(number), number, chip.valid
+                )
+            )
+            read[number] = True
+        bar.update(len(batch))
+        bar.set_postfix(buildings=sum(len(outlines) for outlines in found), refresh=False)
+    return Outlines.concatenate(found), read
+
+
+def _read_ahead(each: _Pass) -> Iterator[list[tuple[int, Chip]]]:
+    """Batches of numbered chips; the next one is read while the last one is in the network."""
+
+    def read(numbers: Sequence[int]) -> list[tuple[int, Chip]]:
+        return [(n, read_chip(each.grid, each.chips.window(n), each.scaling)) for n in numbers]
+
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        waiting = None
+        for start in range(0, len(each.chips), each.batch_size):
+            numbers = range(start, min(start + each.batch_size, len(each.chips)))
+            coming = reader.submit(read, numbers)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = coming
+        if waiting is not None:
+            yield waiting.result()
+
+
+def _parse_crs(crs: str | CRS | None) -> CRS | None:
+    try:
+        return None if crs is None else CRS.from_user_input(crs)
+    except CRSError as err:
+        raise ConfigError(f"unknown CRS {crs!r}; give one such as EPSG:32645") from err
