@@ -102,8 +102,8 @@ def ground_resolution(
         RasterError: The place lies outside the area where the CRS is defined.
     """
     x, y = centre
-    left, right = transform * (x - _REACH_PX, y), transform * (x + _REACH_PX, y)
-    upper, lower = transform * (x, y - _REACH_PX), transform * (x, y + _REACH_PX)
+    left, right = transform @ (x - _REACH_PX, y), transform @ (x + _REACH_PX, y)
+    upper, lower = transform @ (x, y - _REACH_PX), transform @ (x, y + _REACH_PX)
     geod = crs.get_geod()
     if geod is None or crs.geodetic_crs is None:
         metres = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
@@ -115,7 +115,7 @@ def ground_resolution(
         _, _, lengths = geod.inv(longitude[::2], latitude[::2], longitude[1::2], latitude[1::2])
     if not all(math.isfinite(length) and length > 0 for length in lengths):
         raise RasterError(
-            f"the image's centre {transform * centre} lies outside the area of {crs.name!r}; "
+            f"the image's centre {transform @ centre} lies outside the area of {crs.name!r}; "
             "check its georeference or give the right one with --crs"
         )
     return float(lengths[0]) / (2 * _REACH_PX), float(lengths[1]) / (2 * _REACH_PX)

@@ -40,7 +40,7 @@ class SceneGrid:
     @property
     def transform(self) -> Affine:
         """Grid pixels to CRS units."""
-        return self.scene.transform * Affine.scale(*self.factor)
+        return self.scene.transform @ Affine.scale(*self.factor)
 
 
 def resample_scene(scene: Scene, gsd_m: float | None) -> SceneGrid:
@@ -101,7 +101,7 @@ def read_chip(grid: SceneGrid, window: Window, scaling: Scaling) -> Chip:
         valid=valid,
         scaling=scaling,
         window=on_raster,
-        transform=grid.transform * Affine.translation(window.x, window.y),
+        transform=grid.transform @ Affine.translation(window.x, window.y),
         crs=grid.scene.crs,
         source=grid.scene.name,
     )
