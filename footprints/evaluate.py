@@ -215,7 +215,7 @@ def _extent(layer: GeoDataFrame) -> str:
 def _confidences(layer: GeoDataFrame, *, needed: bool) -> NDArray[np.float64]:
     """(n,) the column ``confidence``; all 1 where there is none."""
     if "confidence" not in layer:
-        if needed:
+        if needed and len(layer):  # an empty GeoJSON has no columns at all
             raise LayerError("predicted has no column confidence to filter by; leave it out")
         return np.ones(len(layer))
     if len(layer) and not is_numeric_dtype(layer["confidence"]):
