@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from footprints.config import RunConfig, load_config
     from footprints.errors import FootprintsError, FootprintsWarning
-    from footprints.evaluate import Report, evaluate
+    from footprints.evaluation import Report, evaluate
     from footprints.model.detector import load_detector
+    from footprints.pictures import save_overlay
     from footprints.pipeline import predict
     from footprints.training import train
-    from footprints.pictures import save_overlay
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "FootprintsError": "footprints.errors",
     "FootprintsWarning": "footprints.errors",
-    "Report": "footprints.evaluate",
+    "Report": "footprints.evaluation",
     "RunConfig": "footprints.config",
-    "evaluate": "footprints.evaluate",
+    "evaluate": "footprints.evaluation",
     "load_config": "footprints.config",
     "load_detector": "footprints.model.detector",
     "predict": "footprints.pipeline",

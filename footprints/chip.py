@@ -85,7 +85,7 @@ class Chip:
 class MaskGroup(NamedTuple):
     """The mask grids of one side, of some of a chip's instances."""
 
-    index: NDArray[np.int64]
+    members: NDArray[np.int64]
     """(k,), which instances."""
     logits: NDArray[np.int8]
     """(k, S, S), inside > 0. Cell (row i, column j) is centred at ((j + .5) / S, (i + .5) / S) of
@@ -116,10 +116,10 @@ class Instances:
         place = np.full(len(self), -1)
         place[which] = np.arange(len(which))
         masks = []
-        for index, logits in self.masks:
-            kept = place[index] >= 0
+        for members, logits in self.masks:
+            kept = place[members] >= 0
             if kept.any():
-                masks.append(MaskGroup(place[index[kept]], logits[kept]))
+                masks.append(MaskGroup(place[members[kept]], logits[kept]))
         return Instances(
             self.boxes[which],
             self.scores[which],

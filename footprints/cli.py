@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -44,30 +44,28 @@ def predict(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Layer: .gpkg .shp .parquet .fgb .geojson")
     ],
-    weights: Annotated[
-        Optional[Path], typer.Option(help="Weights; default: those that ship.")
-    ] = None,
-    device: Annotated[Optional[str], typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights; default: those that ship.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
     confidence: Annotated[
-        Optional[float], typer.Option(help="Least confidence, 0 to 1; default: the weights' own.")
+        float | None, typer.Option(help="Least confidence, 0 to 1; default: the weights' own.")
     ] = None,
     min_area: Annotated[float, typer.Option(help="Least area in square metres.")] = 4.0,
     chip_size: Annotated[
-        Optional[int], typer.Option(help="Chip side in pixels; default: the weights' own.")
+        int | None, typer.Option(help="Chip side in pixels; default: the weights' own.")
     ] = None,
     overlap: Annotated[int, typer.Option(help="Pixels shared by neighbouring chips.")] = 128,
     batch_size: Annotated[int, typer.Option(help="Chips that go through together.")] = 2,
     bands: Annotated[
-        Optional[str], typer.Option(help="Bands to read, from 1, e.g. 3,2,1 or 1,1,1.")
+        str | None, typer.Option(help="Bands to read, from 1, e.g. 3,2,1 or 1,1,1.")
     ] = None,
-    nodata: Annotated[Optional[float], typer.Option(help="Value of pixels without data.")] = None,
-    crs: Annotated[Optional[str], typer.Option(help="CRS of the scenes, e.g. EPSG:32645.")] = None,
+    nodata: Annotated[float | None, typer.Option(help="Value of pixels without data.")] = None,
+    crs: Annotated[str | None, typer.Option(help="CRS of the scenes, e.g. EPSG:32645.")] = None,
     pixels: Pixels = False,
     out_crs: Annotated[
-        Optional[str], typer.Option(help="CRS of the layer; default: the first scene's.")
+        str | None, typer.Option(help="CRS of the layer; default: the first scene's.")
     ] = None,
     overlay: Annotated[
-        Optional[Path], typer.Option(help="Also draw the outlines over the first scene: a PNG.")
+        Path | None, typer.Option(help="Also draw the outlines over the first scene: a PNG.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
     quiet: Quiet = False,
@@ -120,7 +118,7 @@ def train(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last epoch.")] = False,
     settings: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option("--set", help="Override a setting: train.epochs=5. Repeatable."),
     ] = None,
     quiet: Quiet = False,
@@ -143,15 +141,13 @@ def train(
 def evaluate(
     predicted: Annotated[Path, typer.Argument(help="Footprint layer.")],
     truth: Annotated[Path, typer.Argument(help="True buildings.")],
-    aoi: Annotated[
-        Optional[Path], typer.Option(help="Polygons outside which nothing counts.")
-    ] = None,
+    aoi: Annotated[Path | None, typer.Option(help="Polygons outside which nothing counts.")] = None,
     iou: Annotated[float, typer.Option(help="Least IoU of a match.")] = 0.5,
     confidence: Annotated[
-        Optional[float], typer.Option(help="Leave out predictions below it.")
+        float | None, typer.Option(help="Leave out predictions below it.")
     ] = None,
     json_file: Annotated[
-        Optional[Path], typer.Option("--json", help="Also write the figures to this file.")
+        Path | None, typer.Option("--json", help="Also write the figures to this file.")
     ] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -21,7 +20,7 @@ from footprints.chip import InputSpec, Instances, MaskGroup
 from footprints.config import OptimizerConfig, RunConfig
 from footprints.data.dataset import Batch
 from footprints.errors import TrainingError
-from footprints.evaluate import match
+from footprints.evaluation import match
 from footprints.model.checkpoint import WeightsInfo, save_weights
 from footprints.model.detector import scale_pixels, to_instances
 from footprints.model.mask_rcnn import MaskRCNN
@@ -52,14 +51,18 @@ class DetectionTask(lightning.LightningModule):
     @property
     def best(self) -> MaskRCNN:
         """The network to predict with: the moving average, where one is kept."""
-        return self.model if self.average is None else self.average.module
+        if self.average is None:
+            return self.model
+        network = self.average.module
+        assert isinstance(network, MaskRCNN)
+        return network
 
     def on_train_epoch_start(self) -> None:
         """Seed the sampling of anchors and points by epoch, so that a resumed run repeats it."""
         seed = np.random.SeedSequence((self.config.train.seed, self.current_epoch))
         torch.manual_seed(int(seed.generate_state(1)[0]))
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+    def training_step(self, batch: Batch, _index: int) -> Tensor:
         """Sum of the losses of a batch."""
         losses = self.model.losses(self._images(batch), _targets(batch))
         total = torch.stack(list(losses.values())).sum()
@@ -71,13 +74,21 @@ class DetectionTask(lightning.LightningModule):
             )
         self.log_dict(
             {name: loss.detach() for name, loss in losses.items()},
-            on_step=False, on_epoch=True, batch_size=len(batch),
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(batch),
         )
-        self.log("loss", total.detach(), prog_bar=True, on_step=True, on_epoch=True,
-                 batch_size=len(batch))
+        self.log(
+            "loss",
+            total.detach(),
+            prog_bar=True,
+            on_step=True,
+            on_epoch=True,
+            batch_size=len(batch),
+        )
         return total
 
-    def on_train_batch_end(self, outputs: object, batch: Batch, batch_index: int) -> None:
+    def on_train_batch_end(self, *_: object) -> None:
         """Follow the weights with their average."""
         if self.average is not None:
             self.average.update_parameters(self.model)
@@ -86,7 +97,7 @@ class DetectionTask(lightning.LightningModule):
         """Start counting."""
         self._matches[:] = 0
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
+    def validation_step(self, batch: Batch, _index: int) -> None:
         """Count buildings found, false alarms and misses, chip by chip."""
         network = self.best.eval()
         found = to_instances(network.predict(self._images(batch)), len(batch))
@@ -101,11 +112,14 @@ class DetectionTask(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Report precision, recall and F1 at IoU 0.5 and confidence 0.5."""
         hits, alarms, misses = self._matches.tolist()
-        self.log_dict({
-            "val_precision": hits / max(hits + alarms, 1),
-            "val_recall": hits / max(hits + misses, 1),
-            "val_f1": 2 * hits / max(2 * hits + alarms + misses, 1),
-        }, prog_bar=True)
+        self.log_dict(
+            {
+                "val_precision": hits / max(hits + alarms, 1),
+                "val_recall": hits / max(hits + misses, 1),
+                "val_f1": 2 * hits / max(2 * hits + alarms + misses, 1),
+            },
+            prog_bar=True,
+        )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """No decay on norms and biases; linear warm-up, then a half cosine down to zero."""
@@ -135,15 +149,20 @@ class WriteWeights(Callback):
         self._metrics = metrics
         self._info = info
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+    def on_train_epoch_end(
+        self, trainer: lightning.Trainer, task: lightning.LightningModule
+    ) -> None:
         """Write both; a row that an earlier, killed run left for this epoch is replaced."""
         if not trainer.is_global_zero:
             return
+        assert isinstance(task, DetectionTask)
         save_weights(self._weights, task.best, self._info)
-        row = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-        row |= {name: f"{float(value):.5g}" for name, value in sorted(trainer.callback_metrics.items())}
+        row: dict[str, object] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        row |= {
+            name: f"{float(value):.5g}" for name, value in sorted(trainer.callback_metrics.items())
+        }
         rows = [r for r in read_metrics(self._metrics) if int(r["epoch"]) < trainer.current_epoch]
-        names = dict.fromkeys(name for r in [*rows, row] for name in r)
+        names = dict.fromkeys([*(rows[0] if rows else ()), *row])
         with self._metrics.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(names))
             writer.writeheader()

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,8 @@ from footprints.vector.wide_roofs import settle_wide_roofs
 from footprints.vector.write import check_output, write_layer
 
 if TYPE_CHECKING:
-    from geopandas import GeoDataFrame
     import torch
+    from geopandas import GeoDataFrame
 
 COARSE_FACTOR = 4
 """Fine pixels per coarse pixel: in the coarse pass a chip shows sixteen times the ground, so that
@@ -191,7 +191,7 @@ def _coarse(fine: _Pass) -> _Pass:
 
 
 def _detect(
-    each: _Pass, detector: Detector, bar: tqdm[None]
+    each: _Pass, detector: Detector, bar: tqdm[NoReturn]
 ) -> tuple[Outlines, NDArray[np.bool_]]:
     """Outlines of all chips of a pass, and which chips had data."""
     read = np.zeros(len(each.chips), dtype=bool)

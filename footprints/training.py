@@ -39,7 +39,12 @@ from footprints.raster.scaling import measure_value_range
 from footprints.raster.source import open_scene
 from footprints.vector.read import read_layer
 
-CHECKPOINT, WEIGHTS, CONFIG, METRICS = "last.ckpt", "weights.safetensors", "config.yaml", "metrics.csv"
+CHECKPOINT, WEIGHTS, CONFIG, METRICS = (
+    "last.ckpt",
+    "weights.safetensors",
+    "config.yaml",
+    "metrics.csv",
+)
 STRIDE = 32
 """Chip sides are a multiple of the coarsest trunk stage's stride."""
 _IMAGES_MEASURED = 8
@@ -67,13 +72,17 @@ def train(
     """
     folder = Path(output)
     _prepare_folder(folder, config, resume=resume)
-    scenes = [read_training_scene(_scene(s, config), classes=config.model.classes)
-              for s in config.data.scenes]
+    scenes = [
+        read_training_scene(_scene(s, config), classes=config.model.classes)
+        for s in config.data.scenes
+    ]
     split = _split(scenes, config)
     spec = _input_spec(scenes, config)
     chips = TrainingChips(
-        [TrainingSource(images, scene.weight)
-         for images, scene in zip(split.training, config.data.scenes, strict=True)],
+        [
+            TrainingSource(images, scene.weight)
+            for images, scene in zip(split.training, config.data.scenes, strict=True)
+        ],
         chip_size=config.data.chip_size,
         gsd_m=config.data.gsd_m,
         length=config.data.chips_per_epoch,
@@ -186,7 +195,9 @@ def _network(config: RunConfig) -> MaskRCNN:
     return model.to(memory_format=torch.channels_last)
 
 
-def _loader(chips: Dataset[Sample], config: RunConfig, sampler: EpochSampler | None = None) -> DataLoader[Sample]:
+def _loader(
+    chips: Dataset[Sample], config: RunConfig, sampler: EpochSampler | None = None
+) -> DataLoader[Sample]:
     workers = config.train.workers
     return DataLoader(
         chips,

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from safetensors.torch import load_file
-from timm.layers import freeze_batch_norm_2d
+from timm.layers import freeze_batch_norm_2d  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
@@ -37,17 +38,16 @@ class Backbone(nn.Module):
     def __init__(self, bands: int, config: BackboneConfig) -> None:
         super().__init__()
         trunk = _create_trunk(bands, config)
-        strides = trunk.feature_info.reduction()
-        if 2 in strides:
-            strides = strides[1:]
-        if tuple(strides) != STRIDES[:4]:
+        stages: Any = trunk.feature_info
+        strides = tuple(stages.reduction())
+        if strides[-4:] != STRIDES[:4]:
             raise ConfigError(
                 f"backbone {config.name} has strides {strides}; needed are {STRIDES[:4]}"
             )
-        self.skipped = len(trunk.feature_info.reduction()) - 4
+        self.skipped = len(strides) - 4
         self.trunk = freeze_batch_norm_2d(trunk) if config.norm == "frozen" else trunk
         self.fpn = FeaturePyramidNetwork(
-            trunk.feature_info.channels()[self.skipped :],
+            stages.channels()[self.skipped :],
             config.channels,
             extra_blocks=LastLevelMaxPool(),
         )
@@ -117,6 +117,6 @@ def _freeze_stages(trunk: nn.Module, count: int) -> None:
         return
     stem = [m for n, m in trunk.named_children() if n in {"conv_stem", "bn1", "conv1", "stem"}]
     stages = [m for n, m in trunk.named_children() if n.startswith(("layer", "stages"))]
-    blocks = list(trunk.blocks) if hasattr(trunk, "blocks") else stages
+    blocks = list(trunk.get_submodule("blocks").children()) if hasattr(trunk, "blocks") else stages
     for module in [*stem, *blocks[: count - 1]]:
         module.requires_grad_(requires_grad=False)

@@ -33,9 +33,7 @@ _CANONICAL_SIDE_PX, _CANONICAL_LEVEL = 224, 2
 _SMALLEST_PX = 1.0
 
 
-def pool_rois(
-    pyramid: Sequence[Tensor], rois: Proposals, side: int, sampling_ratio: int
-) -> Tensor:
+def pool_rois(pyramid: Sequence[Tensor], rois: Proposals, side: int, sampling_ratio: int) -> Tensor:
     """RoIAlign on the level that fits each box: (R, C, side, side).
 
     A box of side s goes to P(4 + log2(s / 224)), floored, from P2 to P5 (arXiv 1612.03144, eq. 1).
@@ -149,9 +147,7 @@ class BoxHead(nn.Module):
     def losses(self, logits: Tensor, offsets: Tensor, samples: Samples) -> dict[str, Tensor]:
         """Softmax cross-entropy and smooth L1, both averaged over all sampled proposals."""
         positive = (samples.labels < self.num_classes).nonzero().squeeze(1)
-        wanted = encode_boxes(
-            samples.truth_boxes[positive], samples.rois.boxes[positive], _WEIGHTS
-        )
+        wanted = encode_boxes(samples.truth_boxes[positive], samples.rois.boxes[positive], _WEIGHTS)
         own = offsets[positive, samples.labels[positive]]
         count = max(len(samples.labels), 1)
         return {

@@ -28,7 +28,7 @@ def encode_boxes(boxes: Tensor, references: Tensor, weights: tuple[float, ...]) 
 def decode_boxes(offsets: Tensor, references: Tensor, weights: tuple[float, ...]) -> Tensor:
     """Boxes (..., 4) from offsets (..., 4) to references that broadcast with them."""
     centre, size = _centre_size(references)
-    shift, scale = (offsets / offsets.new_tensor(weights)).split(2, dim=-1)
+    shift, scale = (offsets / offsets.new_tensor(weights)).tensor_split(2, dim=-1)
     centre = centre + shift * size
     half = 0.5 * size * scale.clamp(max=_MAX_LOG_SCALE).exp()
     return torch.cat((centre - half, centre + half), dim=-1)

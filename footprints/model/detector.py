@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ class NetworkDetector:
     def __init__(self, model: MaskRCNN, info: WeightsInfo, device: torch.device) -> None:
         self.info = info
         self.device = device
-        self._model = model.eval().to(device, memory_format=torch.channels_last)
+        self._model = model.eval().to(device).to(memory_format=torch.channels_last)
 
     @property
     def name(self) -> str:
@@ -175,11 +176,9 @@ def to_instances(prediction: Prediction, count: int) -> list[Instances]:
     labels = detections.labels.cpu().numpy()
     images = detections.image_index.cpu().numpy()
     first = np.searchsorted(images, np.arange(count + 1))
-    grids = [
-        (group.index.cpu().numpy(), quantize_logits(group.logits)) for group in masks
-    ]
+    grids = [(group.members.cpu().numpy(), quantize_logits(group.logits)) for group in masks]
     found = []
-    for start, stop in zip(first[:-1], first[1:], strict=True):
+    for start, stop in itertools.pairwise(first):
         groups = []
         for index, logits in grids:
             here = (index >= start) & (index < stop)

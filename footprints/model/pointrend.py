@@ -94,10 +94,12 @@ class CoarseMaskHead(nn.Module):
         self.fc1 = nn.Linear(reduced * self.mask_side**2, width)
         self.fc2 = nn.Linear(width, width)
         self.prediction = nn.Linear(width, num_classes * self.mask_side**2)
-        for layer in (self.reduce_channel_dim_conv, self.reduce_spatial_dim_conv):
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(layer.bias)
+        for conv in (self.reduce_channel_dim_conv, self.reduce_spatial_dim_conv):
+            for parameter in conv.parameters():
+                if parameter.dim() > 1:
+                    nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
+                else:
+                    nn.init.zeros_(parameter)
         for fc in (self.fc1, self.fc2):
             nn.init.kaiming_uniform_(fc.weight, a=1)
             nn.init.zeros_(fc.bias)
@@ -117,7 +119,8 @@ class CoarseMaskHead(nn.Module):
         hidden = F.relu(self.reduce_channel_dim_conv(pooled)) if self.has_reduction else pooled
         hidden = F.relu(self.reduce_spatial_dim_conv(hidden)).flatten(1)
         hidden = F.relu(self.fc2(F.relu(self.fc1(hidden))))
-        return self.prediction(hidden).view(-1, self.num_classes, self.mask_side, self.mask_side)
+        masks: Tensor = self.prediction(hidden)
+        return masks.view(-1, self.num_classes, self.mask_side, self.mask_side)
 
     @property
     def has_reduction(self) -> bool:
@@ -180,7 +183,7 @@ class MaskTargets(NamedTuple):
 class MaskGrids(NamedTuple):
     """Mask logits of some boxes at one side."""
 
-    index: Tensor
+    members: Tensor
     """(k,), which boxes."""
     logits: Tensor
     """(k, S, S)."""
@@ -228,9 +231,7 @@ class PointRendHead(nn.Module):
             # Every parameter takes part in every step, or DDP waits for it for ever.
             nothing = sum(p.sum() for p in self.parameters()) * 0 + features.sum() * 0
             return {"loss_mask": nothing, "loss_mask_point": nothing}
-        coarse = self.coarse_head(
-            self.coarse_head.pool(features, self.stride, boxes, image_index)
-        )
+        coarse = self.coarse_head(self.coarse_head.pool(features, self.stride, boxes, image_index))
         rows = torch.arange(len(boxes), device=boxes.device)
         grid = regular_grid(self.coarse_head.mask_side, boxes.device).expand(len(boxes), -1, -1)
         coarse_loss = F.binary_cross_entropy_with_logits(
@@ -259,9 +260,7 @@ class PointRendHead(nn.Module):
         """
         count, keep = self.config.train_points, self.config.train_important_points
         device = logits.device
-        drawn = torch.rand(
-            len(logits), self.config.train_oversampling * count, 2, device=device
-        )
+        drawn = torch.rand(len(logits), self.config.train_oversampling * count, 2, device=device)
         uncertainty = -point_sample(logits.unsqueeze(1), drawn).squeeze(2).abs()
         chosen = uncertainty.topk(keep, dim=1).indices
         important = drawn.gather(1, chosen.unsqueeze(2).expand(-1, -1, 2))
@@ -273,7 +272,7 @@ class PointRendHead(nn.Module):
     ) -> Tensor:
         """Logits (R, P, K) of the point head at points (R, P, 2) of the boxes."""
         fine = sample_features(features, self.stride, image_points(points, boxes), image_index)
-        logits = self.point_head(
+        logits: Tensor = self.point_head(
             fine.flatten(0, 1), point_sample(coarse, points).flatten(0, 1)
         )
         return logits.view(*points.shape[:2], -1)
@@ -303,9 +302,7 @@ class PointRendHead(nn.Module):
             return
         if steps is None:
             steps = torch.full_like(labels, self.config.subdivision_steps)
-        coarse = self.coarse_head(
-            self.coarse_head.pool(features, self.stride, boxes, image_index)
-        )
+        coarse = self.coarse_head(self.coarse_head.pool(features, self.stride, boxes, image_index))
         index = torch.arange(len(boxes), device=boxes.device)
         side = self.config.first_side
         grid = regular_grid(side, boxes.device).expand(len(boxes), -1, -1)
@@ -335,7 +332,7 @@ class PointRendHead(nn.Module):
             logits.unsqueeze(1), scale_factor=2, mode="bilinear", align_corners=False
         ).squeeze(1)
         side = logits.shape[1]
-        flat = logits.flatten(1)
+        flat: Tensor = logits.flatten(1)
         count = min(self.config.points_at(side), side * side)
         cells = flat.abs().topk(count, dim=1, largest=False).indices
         points = torch.stack((cells % side, cells // side), dim=-1).add(0.5).div(side)
@@ -365,4 +362,3 @@ def expand_boxes(boxes: Tensor, share: float, height: int, width: int) -> Tensor
     grown = torch.cat((boxes[:, :2] - margin, boxes[:, 2:] + margin), dim=1)
     limit = grown.new_tensor([width, height, width, height])
     return torch.minimum(grown.clamp(min=0), limit)
-

@@ -55,9 +55,11 @@ class RPN(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.objectness = nn.Conv2d(channels, ratios, 1)
         self.offsets = nn.Conv2d(channels, 4 * ratios, 1)
-        for layer in (self.conv, self.objectness, self.offsets):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, std=0.01)
+            else:
+                nn.init.zeros_(parameter)
 
     def forward(self, pyramid: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Objectness (N, A_level) and offsets (N, A_level, 4) of each level, float32."""
@@ -145,9 +147,7 @@ class RPN(nn.Module):
             logits += [all_scores[image, positive], all_scores[image, negative]]
             truth += [torch.ones_like(logits[-2]), torch.zeros_like(logits[-1])]
             shifts.append(all_offsets[image, positive])
-            wanted.append(
-                encode_boxes(target.boxes[index[positive]], every[positive], _WEIGHTS)
-            )
+            wanted.append(encode_boxes(target.boxes[index[positive]], every[positive], _WEIGHTS))
         sampled = torch.cat(logits)
         box_loss = F.smooth_l1_loss(
             torch.cat(shifts), torch.cat(wanted), beta=_SMOOTH_L1_BETA, reduction="sum"

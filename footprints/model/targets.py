@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -21,7 +20,3 @@ class Target(NamedTuple):
     """(G, 4) float32 in image pixels, the frame of each mask."""
     labelled: Tensor | None = None
     """(H, W) bool, True where labels are complete; None is everywhere."""
-
-    def to(self, device: torch.device) -> Target:
-        """The same on another device."""
-        return Target(*(None if part is None else part.to(device) for part in self))

@@ -142,7 +142,7 @@ def _cell_sides(instances: Instances) -> NDArray[np.float32]:
     boxes = instances.mask_boxes
     sides = np.ones(len(boxes), dtype=np.float32)
     for group in instances.masks:
-        sides[group.index] = group.logits.shape[-1]
+        sides[group.members] = group.logits.shape[-1]
     longer = np.max(boxes[:, 2:] - boxes[:, :2], axis=1, initial=0)
     return np.asarray(longer / sides, dtype=np.float32)
 

@@ -104,8 +104,8 @@ def trace(instances: Instances) -> NDArray[np.object_]:
     outlines = np.full(len(instances), None, dtype=object)
     for group in instances.masks:
         at_once = max(1, _SAMPLES_AT_ONCE // (group.logits.shape[1] + 2 * _PAD) ** 2)
-        for start in range(0, len(group.index), at_once):
-            index = group.index[start : start + at_once]
+        for start in range(0, len(group.members), at_once):
+            index = group.members[start : start + at_once]
             logits = group.logits[start : start + at_once]
             outlines[index] = _trace_together(logits, instances.mask_boxes[index])
     return outlines

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from shapely import Polygon, box
 
 from footprints.errors import ConfigError, LabelWarning, LayerError
-from footprints.evaluate import Report, evaluate
+from footprints.evaluation import Report, evaluate
 from footprints.vector.write import write_layer
 
 X, Y = 500_000, 3_000_000

@@ -1,0 +1,31 @@
+# Needs Python 3.11 or newer, git and make; everything else goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test format clean
+
+demo: .venv/ready
+	mkdir -p out
+	$(BIN)/footprints predict data_samples/town.tif -o out/town.gpkg --overlay out/town.png --overwrite
+	$(BIN)/footprints evaluate out/town.gpkg data_samples/town_buildings.gpkg
+	@echo "layer: out/town.gpkg   picture: out/town.png"
+
+test: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+format: .venv/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv out
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --editable '.[test]'
+	touch .venv/ready
