@@ -49,23 +49,42 @@ class NodataRule:
         return self.masked or self.alpha is not None or any(v is not None for v in self.values)
 
     def valid(
-        self, dataset: DatasetReader, window: RasterWindow, pixels: NDArray[Any]
+        self,
+        raster: DatasetReader,
+        level: DatasetReader,
+        box: RasterWindow,
+        pixels: NDArray[Any],
     ) -> NDArray[np.bool_]:
-        """Which of the pixels just read from ``window`` are data, (h, w).
+        """Which of the pixels just read are data, (h, w).
 
         Args:
-            dataset: The dataset read from (the raster or one of its overviews).
-            window: Its window in whole pixels.
+            raster: The raster at full resolution.
+            level: The raster or one of its overviews, where the pixels are from.
+            box: Their window, in whole pixels of ``level``.
             pixels: (B, h, w), what was read.
         """
         valid = ~self._equal_nodata(pixels)
         if np.issubdtype(pixels.dtype, np.floating):
             valid &= np.isfinite(pixels).all(axis=0)
         if self.alpha is not None:
-            valid &= dataset.read(self.alpha, window=window) > 0
+            valid &= level.read(self.alpha, window=box) > 0
         elif self.masked:
-            valid &= (dataset.read_masks(sorted(set(self.bands)), window=window) > 0).all(axis=0)
+            valid &= self._mask(raster, level, box).all(axis=0)
         return valid
+
+    def _mask(
+        self, raster: DatasetReader, level: DatasetReader, box: RasterWindow
+    ) -> NDArray[np.bool_]:
+        """The mask bands over ``box``, (bands, h, w)."""
+        # From the raster, because its overviews may have been built before its mask: GDAL then
+        # shows a mask there that is all data.
+        across, down = raster.width / level.width, raster.height / level.height
+        window = RasterWindow(
+            box.col_off * across, box.row_off * down, box.width * across, box.height * down
+        )
+        bands = sorted(set(self.bands))
+        shape = (len(bands), box.height, box.width)
+        return np.asarray(raster.read_masks(bands, window=window, out_shape=shape) > 0)
 
     def _equal_nodata(self, pixels: NDArray[Any]) -> NDArray[np.bool_]:
         """Where the bands hold their nodata values, (h, w)."""
@@ -168,7 +187,8 @@ def find_collar(
     The raster is thought to lie in endless black, and the collar is what a square of 30 m
     (100 px without a CRS) can sweep there: the opening of black ground by that square, as far as
     it is connected to the outside. Straight edges at any angle and corners are kept to the pixel,
-    while a black roof that touches the collar or the border is too narrow to be swept.
+    while a black roof that touches the collar or the border is too narrow to be swept. Only a
+    black roof right in a corner of the raster looks like collar.
 
     Args:
         dataset: The raster.

@@ -96,7 +96,7 @@ def open_scene(
             crs=place,
             transform=transform,
             rule=nodata_rule(dataset, chosen, dtype, nodata),
-            _levels={1: dataset},
+            _dataset=dataset,
             _resources=resources.pop_all(),
         )
 
@@ -123,8 +123,8 @@ class Scene:
     """Raster pixels to CRS units."""
     rule: NodataRule
     """What is declared about pixels without data."""
-    _levels: dict[int, DatasetReader]
-    """The raster (1) and those of its overviews that were used, by their factor."""
+    _dataset: DatasetReader
+    """The raster at full resolution."""
     _resources: ExitStack
     """Closes every dataset."""
 
@@ -177,43 +177,44 @@ class Scene:
         height, width = shape
         if (window.width, window.height) == (width, height) and _is_whole(window.x, window.y):
             x, y = int(window.x), int(window.y)
-            return self._read_box(1, slice(y, y + height), slice(x, x + width))
-        factor = self._overview_for(min(window.width / width, window.height / height))
-        level = self._level(factor)
+            return self._read_box(self._dataset, slice(y, y + height), slice(x, x + width))
+        level = self._level_for(min(window.width / width, window.height / height))
         down, across = level.height / self.height, level.width / self.width
         rows = triangle_taps(window.y * down, window.height * down, height)
         columns = triangle_taps(window.x * across, window.width * across, width)
         area = (rows.span.stop - rows.span.start) * (columns.span.stop - columns.span.start)
         strips = [
-            resample(*self._read_box(factor, part.span, columns.span), part, columns)
+            resample(*self._read_box(level, part.span, columns.span), part, columns)
             for part in rows.split(-(-area * len(self.bands) // _MAX_VALUES))
         ]
         pixels, valid = zip(*strips, strict=True)
         return np.concatenate(pixels, axis=1), np.concatenate(valid)
 
-    def _overview_for(self, shrink: float) -> int:
-        """The coarsest overview that still has two pixels for every one wanted.
+    def _level_for(self, shrink: float) -> DatasetReader:
+        """The coarsest overview that still has two pixels for every one wanted, or the raster.
 
         Overviews are often made by taking every n-th pixel; averaging two of them on each axis
         keeps the result smooth.
         """
-        factors = self._levels[1].overviews(self.bands[0])
         # Not a hair's breadth may decide: neighbouring chips must use the same overview.
-        return max([f for f in factors if 2 * f <= shrink * (1 + 1e-6)], default=1)
+        limit = shrink / 2 * (1 + 1e-6)
+        if limit < 2:
+            return self._dataset
+        fitting = [factor for factor in self._overviews if factor <= limit]
+        return self._overviews[max(fitting)] if fitting else self._dataset
 
-    def _level(self, factor: int) -> DatasetReader:
-        """The raster itself (1) or one of its overviews."""
-        if factor not in self._levels:
-            index = self._levels[1].overviews(self.bands[0]).index(factor)
-            dataset = _open_dataset(self.path, overview_level=index)
-            self._levels[factor] = self._resources.enter_context(dataset)
-        return self._levels[factor]
+    @cached_property
+    def _overviews(self) -> dict[int, DatasetReader]:
+        """The overviews by their factor."""
+        return {
+            factor: self._resources.enter_context(_open_dataset(self.path, overview_level=index))
+            for index, factor in enumerate(self._dataset.overviews(self.bands[0]))
+        }
 
     def _read_box(
-        self, factor: int, rows: slice, columns: slice
+        self, level: DatasetReader, rows: slice, columns: slice
     ) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-        """Read whole pixels of an overview; 0 and invalid beyond the raster."""
-        level = self._level(factor)
+        """Read whole pixels of the raster or of an overview; 0 and invalid beyond its border."""
         shape = rows.stop - rows.start, columns.stop - columns.start
         pixels = np.zeros((len(self.bands), *shape), dtype=self.dtype)
         valid = np.zeros(shape, dtype=bool)
@@ -225,10 +226,9 @@ class Scene:
         inside = np.s_[
             top - rows.start : bottom - rows.start, left - columns.start : right - columns.start
         ]
-        found = Window(left * factor, top * factor, box.width * factor, box.height * factor)
-        with _gdal_reading(self.name, found):
+        with _reading(self.name, box, self.width / level.width):
             stored = level.read(self.bands, window=box, out_dtype=self.dtype)
-            data = self.rule.valid(level, box, stored)
+            data = self.rule.valid(self._dataset, level, box, stored)
             if not self.rule.declared and is_black(stored, LOSSY_BLACK).any() and self._collar:
                 data &= ~self._collar.covers(
                     stored,
@@ -242,7 +242,7 @@ class Scene:
     @cached_property
     def _collar(self) -> Collar | None:
         """Black ground around the image; looked for when the first black pixel turns up."""
-        return find_collar(self._levels[1], sorted(set(self.bands)), self.gsd_m())
+        return find_collar(self._dataset, sorted(set(self.bands)), self.gsd_m())
 
 
 def _is_whole(*places: float) -> bool:
@@ -251,21 +251,20 @@ def _is_whole(*places: float) -> bool:
 
 def _file_name(address: str) -> str:
     """The last part of a path or an address, without its query."""
-    return address.split("?", 1)[0].rstrip("/").rsplit("/", 1)[-1]
+    path = address.split("?", 1)[0] if "://" in address else address
+    return path.rstrip("/").rsplit("/", 1)[-1]
 
 
-@contextmanager
-def _gdal() -> Iterator[None]:
-    """What holds for every call into GDAL; a missing georeference is our error, no warning."""
-    options = {key: value for key, value in _GDAL_OPTIONS.items() if key not in os.environ}
-    with warnings.catch_warnings(), rasterio.Env(**options):
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield
+def _gdal_options() -> rasterio.Env:
+    """Our options for the calls into GDAL made inside it, in this thread."""
+    return rasterio.Env(**{k: v for k, v in _GDAL_OPTIONS.items() if k not in os.environ})
 
 
 def _open_dataset(address: str, **options: int) -> DatasetReader:
     try:
-        with _gdal():
+        with _gdal_options(), warnings.catch_warnings():
+            # A missing georeference is an error of ours, or what the user asked for.
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
             return rasterio.open(address, **options)
     except RasterioIOError as err:
         local = "://" not in address and not address.startswith("/vsi")
@@ -276,13 +275,13 @@ def _open_dataset(address: str, **options: int) -> DatasetReader:
 
 
 @contextmanager
-def _gdal_reading(name: str, window: Window) -> Iterator[None]:
-    """Reading errors name the raster and the window in raster pixels."""
+def _reading(name: str, box: RasterWindow, factor: float) -> Iterator[None]:
+    """Reading errors name the raster and the window in raster pixels (``factor`` times ``box``)."""
     try:
-        with _gdal():
+        with _gdal_options():
             yield
     except RasterioIOError as err:
-        x, y, width, height = map(int, window)
+        x, y, width, height = (round(factor * part) for part in box.flatten())
         raise RasterError(
             f"{name}: cannot read pixels x {x}-{x + width}, y {y}-{y + height}; the file is "
             "truncated or damaged, or the connection broke (gdalinfo -checksum tells)"

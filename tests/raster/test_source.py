@@ -107,8 +107,8 @@ def test_strong_shrinking_reads_an_overview_and_shows_the_same(write_scene, nois
 
 
 def test_the_name_is_the_last_part_of_the_address(write_scene, noise):
-    with open_scene(write_scene(noise(1, 9, 9), "north town.tif")) as scene:
-        assert scene.name == "north town.tif"
+    with open_scene(write_scene(noise(1, 9, 9), "north town?.tif")) as scene:
+        assert scene.name == "north town?.tif"
 
 
 def test_no_file_stays_open_after_an_error(write_scene, noise):
