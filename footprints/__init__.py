@@ -7,6 +7,7 @@ The public names are loaded when they are first used, so that ``import footprint
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
     from footprints.evaluation import Report, evaluate
     from footprints.model.detector import load_detector
     from footprints.pictures import save_overlay
+
+    __version__: str
     from footprints.pipeline import predict
     from footprints.training import train
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "FootprintsError": "footprints.errors",
@@ -51,6 +52,8 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name == "__version__":
+        return version("building-footprints")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ import yaml
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from torch.utils.data import DataLoader, Dataset
 
-from footprints import __version__
 from footprints.chip import InputSpec, Scaling
 from footprints.config import DataConfig, RunConfig, SceneConfig
 from footprints.data.augment import Augmentation
@@ -249,5 +249,5 @@ def _provenance(config: RunConfig) -> dict[str, Any]:
         "seed": config.train.seed,
         "epochs": config.train.epochs,
         "chips_per_epoch": config.data.chips_per_epoch,
-        "version": __version__,
+        "version": version("building-footprints"),
     }
