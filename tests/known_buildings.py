@@ -74,6 +74,8 @@ class KnownBuildings:
     """What the detector does wrong, in this order."""
     jitter_px: float = 2.0
     """How far the sides of a box may lie from the ground it is for."""
+    jitter_by_chip: bool = False
+    """Whether every chip jitters a building's box in its own way."""
     name: str = "known-buildings"
     classes: tuple[str, ...] = ("building",)
     input_spec: InputSpec = field(
@@ -92,7 +94,11 @@ class KnownBuildings:
         limit = np.array([0, 0, width, height])
         bounds = shapely.bounds(seen.polygons).reshape(-1, 4)
         outwards = np.array([-1, -1, 1, 1])
-        jitter = np.array([seen.rng(i).uniform(-1, 1, 4) for i in range(len(bounds))])
+        seeds = [
+            (*seen.place, number) if self.jitter_by_chip else number
+            for number in (seen.building + 1).tolist()
+        ]
+        jitter = np.array([np.random.default_rng(seed).uniform(-1, 1, 4) for seed in seeds])
         boxes = bounds + outwards * self.jitter_px * jitter.reshape(-1, 4)
         mask_boxes = bounds + outwards * (self.jitter_px + 1)
         boxes, mask_boxes = (
@@ -114,14 +120,12 @@ class KnownBuildings:
         buildings = _objects([shapely.affinity.affine_transform(p, matrix) for p in self.polygons])
         visible = shapely.intersection(buildings, ground)
         index = np.flatnonzero(shapely.area(visible) > 0)
-        corner = chip.transform @ (0.0, 0.0) if hasattr(Affine, "__matmul__") else None
-        corner = corner or chip.transform * (0.0, 0.0)
         return Seen(
             polygons=visible[index],
             scores=np.array([np.random.default_rng(i).uniform(0.6, 1) for i in index]),
             building=index,
             chip=ground,
-            place=tuple(int(abs(c) * 16) for c in corner),
+            place=(int(abs(chip.transform.c) * 16), int(abs(chip.transform.f) * 16)),
             to_chip=matrix,
         )
 
@@ -234,6 +238,49 @@ def detect_scene(
     return Outlines.concatenate(outlines)
 
 
+def exact_outlines(polygons: Sequence[shapely.Polygon], grid: ChipGrid) -> Outlines:
+    """What a detector without masks and boxes of its own would give: buildings clipped at chips."""
+    outlines = [Outlines.empty()]
+    for number, (x, y, width, height) in enumerate(grid):
+        chip = shapely.box(x, y, x + width, y + height)
+        seen = shapely.intersection(_objects(polygons), chip)
+        # What touches the chip's edge from outside comes as a line.
+        seen = shapely.buffer(seen, 0)
+        seen = seen[shapely.area(seen) >= MIN_SEEN_PX]
+        outlines.append(outlines_of(seen, chips=number))
+    return Outlines.concatenate(outlines)
+
+
+def outlines_of(
+    polygons: Sequence[shapely.Polygon],
+    *,
+    scores: float | Sequence[float] = 0.9,
+    chips: int | Sequence[int] = 0,
+    labels: int | Sequence[int] = 0,
+) -> Outlines:
+    """Outlines in grid pixels as a detector with very fine masks would give."""
+    n = len(polygons)
+    return Outlines(
+        polygons=_objects(polygons),
+        boxes=shapely.bounds(_objects(polygons)).reshape(-1, 4),
+        scores=np.full(n, scores, dtype=np.float32),
+        labels=np.full(n, labels, dtype=np.int64),
+        chips=np.full(n, chips, dtype=np.int64),
+        cells=np.full(n, 0.1, dtype=np.float32),
+        at_nodata=np.zeros(n, dtype=np.bool_),
+    )
+
+
+def best_ious(found: NDArray[np.object_], truth: Sequence[shapely.Polygon]) -> NDArray[np.float64]:
+    """(n,) IoU of each true building with the footprint that fits it best."""
+    best = np.zeros(len(truth))
+    index, other = shapely.STRtree(found).query(_objects(truth), predicate="intersects")
+    true = _objects(truth)[index]
+    shared = shapely.area(shapely.intersection(true, found[other]))
+    np.maximum.at(best, index, shared / (shapely.area(true) + shapely.area(found[other]) - shared))
+    return best
+
+
 def _chip(window: Window, raster: NDArray[np.bool_], transform: Affine) -> Chip:
     x, y, width, height = (int(v) for v in window)
     valid = np.zeros((height, width), dtype=bool)
@@ -244,7 +291,7 @@ def _chip(window: Window, raster: NDArray[np.bool_], transform: Affine) -> Chip:
         valid=valid,
         scaling=Scaling((0.0,), (1.0,)),
         window=window,
-        transform=transform * Affine.translation(x, y),
+        transform=transform @ Affine.translation(x, y),
         crs=None,
         source="made of known buildings",
     )
@@ -259,9 +306,7 @@ def _ground(chip: Chip) -> shapely.Polygon:
     return shapely.union_all([shapely.geometry.shape(geometry) for geometry, _ in found])
 
 
-def _rasterize(
-    polygons: NDArray[np.object_], boxes: NDArray[np.float32]
-) -> tuple[MaskGroup, ...]:
+def _rasterize(polygons: NDArray[np.object_], boxes: NDArray[np.float32]) -> tuple[MaskGroup, ...]:
     """Mask grids with cells of at most a pixel, where the largest side allows it."""
     longer = np.max(boxes[:, 2:] - boxes[:, :2], axis=1, initial=0)
     size = np.minimum(np.searchsorted(SIDES, longer), len(SIDES) - 1)

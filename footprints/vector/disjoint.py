@@ -27,8 +27,8 @@ chimney, a dormer, a dome."""
 LEFTOVER_SHARE = 0.7
 """What has less than this share of its ground left, and that a sliver, is dropped."""
 BESIDE_PX = 4.0
-"""A sliver without counterpart at a seam, no farther than this from a better footprint, is a stump
-of that building: it is dropped."""
+"""A piece without counterpart at a seam that goes no farther than this from other footprints is a
+stump of one of them, seen a little differently: it is dropped."""
 
 
 def make_disjoint(footprints: Footprints, unmatched: Mask) -> Footprints:
@@ -62,16 +62,20 @@ def in_order(footprints: Footprints) -> Footprints:
 
 
 def _find_stumps(polygons: Polygons, unmatched: Mask) -> Mask:
-    """(n,) True for slivers without counterpart beside something better."""
-    better = ~shapely.is_missing(polygons)
-    stumps = np.flatnonzero(unmatched & better)
-    stumps = stumps[is_sliver(polygons[stumps])]
-    better[stumps] = False
-    tree = shapely.STRtree(polygons[better])
-    near, _ = tree.query(polygons[stumps], predicate="dwithin", distance=BESIDE_PX)
-    found = np.zeros(len(polygons), dtype=np.bool_)
-    found[stumps[near]] = True
-    return found
+    """(n,) True for unmatched pieces of which nothing lies farther out than beside others."""
+    matched = np.flatnonzero(~unmatched & ~shapely.is_missing(polygons))
+    pieces = np.flatnonzero(unmatched & ~shapely.is_missing(polygons))
+    near, other = shapely.STRtree(polygons[matched]).query(
+        polygons[pieces], predicate="dwithin", distance=BESIDE_PX
+    )
+    pieces, starts = pieces[np.unique(near)], np.unique(near, return_index=True)[1]
+    surroundings = [
+        shapely.buffer(shapely.union_all(polygons[matched[others]]), BESIDE_PX)
+        for others in np.split(other, starts)[1:]
+    ]
+    stumps = np.zeros(len(polygons), dtype=np.bool_)
+    stumps[pieces] = shapely.covers(np.array(surroundings, dtype=object), polygons[pieces])
+    return stumps
 
 
 def _ranks(footprints: Footprints, unmatched: Mask, overlaps: Overlaps) -> NDArray[np.int64]:
@@ -93,6 +97,11 @@ def _subtract_better(polygons: Polygons, rank: NDArray[np.int64], overlaps: Over
     """Take from each polygon, in order of rank, the ground of those before it.
 
     All polygons whose better neighbours are settled are treated at once.
+
+    Args:
+        polygons: (n,) outlines.
+        rank: (n,) the lowest keeps all its ground.
+        overlaps: The pairs that share ground.
 
     Returns:
         (n,) what is left, None for polygons that go.

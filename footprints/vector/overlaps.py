@@ -89,11 +89,11 @@ def find_blobs(polygons: Polygons, overlaps: Overlaps) -> Mask:
     inner, outer, area = pairs.first[order], pairs.second[order], pairs.area[order]
     blobs = np.zeros(len(polygons), dtype=np.bool_)
     candidates, starts = np.unique(outer, return_index=True)
-    pieces = shapely.intersection(polygons[inner], polygons[outer])
-    for blob, of_blob, shares in zip(
-        candidates, np.split(pieces, starts[1:]), np.split(area, starts[1:]), strict=False
+    for blob, members, shares in zip(
+        candidates, np.split(inner, starts[1:]), np.split(area, starts[1:]), strict=False
     ):
-        explained = shapely.area(shapely.union_all(of_blob))
+        together = shapely.union_all(polygons[members])
+        explained = shapely.area(shapely.intersection(polygons[blob], together))
         blobs[blob] = (
             explained >= EXPLAINED_SHARE * areas[blob]
             and explained - shares.max() >= SECOND_SHARE * areas[blob]
