@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,8 +28,12 @@ from footprints.model.mask_rcnn import MaskRCNN
 from footprints.model.targets import Target
 from footprints.vector.trace import trace
 
-_IOU, _CONFIDENCE = 0.5, 0.5
+_IOU = 0.5
 """What counts as found in validation."""
+_UNKNOWN_CONFIDENCE = 0.5
+"""Where nothing has validated yet."""
+_PLATEAU = 0.995
+"""Confidences with this share of the best F1 are as good; the middle one is the safest."""
 
 
 class DetectionTask(lightning.LightningModule):
@@ -46,7 +51,9 @@ class DetectionTask(lightning.LightningModule):
         self.spec = spec
         self.model = model
         self.average = _average(model, config.optimizer.average)
-        self._matches = np.zeros(3, dtype=np.int64)
+        self.confidence = _UNKNOWN_CONFIDENCE
+        self._detections: list[tuple[NDArray[np.float32], NDArray[np.bool_]]] = []
+        self._true_count = 0
 
     @property
     def best(self) -> MaskRCNN:
@@ -94,32 +101,38 @@ class DetectionTask(lightning.LightningModule):
             self.average.update_parameters(self.model)
 
     def on_validation_epoch_start(self) -> None:
-        """Start counting."""
-        self._matches[:] = 0
+        """Forget the last validation."""
+        self._detections.clear()
+        self._true_count = 0
 
     def validation_step(self, batch: Batch, _index: int) -> None:
-        """Count buildings found, false alarms and misses, chip by chip."""
+        """Match detections with the truth, chip by chip."""
         network = self.best.eval()
         found = to_instances(network.predict(self._images(batch)), len(batch))
         for image, instances in enumerate(found):
             outlines, truth = trace(instances), trace(_truth(batch, image))
-            counts = (instances.scores >= _CONFIDENCE) & (outlines != None)  # noqa: E711
+            traced = outlines != None  # noqa: E711  # element by element
             truth = truth[truth != None]  # noqa: E711
-            pairs, _ = match(outlines[counts], truth, instances.scores[counts], iou=_IOU)
-            hits = len(pairs)
-            self._matches += (hits, counts.sum() - hits, len(truth) - hits)
+            scores = instances.scores[traced]
+            pairs, _ = match(outlines[traced], truth, scores, iou=_IOU)
+            hits = np.zeros(len(scores), dtype=bool)
+            hits[pairs[:, 0]] = True
+            self._detections.append((scores, hits))
+            self._true_count += len(truth)
 
     def on_validation_epoch_end(self) -> None:
-        """Report precision, recall and F1 at IoU 0.5 and confidence 0.5."""
-        hits, alarms, misses = self._matches.tolist()
-        self.log_dict(
-            {
-                "val_precision": hits / max(hits + alarms, 1),
-                "val_recall": hits / max(hits + misses, 1),
-                "val_f1": 2 * hits / max(2 * hits + alarms + misses, 1),
-            },
-            prog_bar=True,
-        )
+        """Choose the confidence to report buildings from, and log what it gives."""
+        scores, hits = (np.concatenate(part) for part in zip(*self._detections, strict=True))
+        self.confidence, figures = choose_confidence(scores, hits, self._true_count)
+        self.log_dict({"val_confidence": self.confidence} | figures, prog_bar=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the confidence for a run that is resumed between two validations."""
+        checkpoint["confidence"] = self.confidence
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it up again."""
+        self.confidence = checkpoint["confidence"]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """No decay on norms and biases; linear warm-up, then a half cosine down to zero."""
@@ -141,6 +154,35 @@ class DetectionTask(lightning.LightningModule):
         return scale_pixels(batch.pixels, batch.valid, scalings, self.device)
 
 
+def choose_confidence(
+    scores: NDArray[np.float32], hits: NDArray[np.bool_], true_count: int
+) -> tuple[float, dict[str, float]]:
+    """The confidence with the best F1, from the middle of its plateau.
+
+    Matching is greedy by confidence, so leaving out less confident detections changes no match.
+
+    Args:
+        scores: (n,) confidences of all detections.
+        hits: (n,) which of them match a true building.
+        true_count: Number of true buildings.
+
+    Returns:
+        The confidence, and precision, recall and F1 there.
+    """
+    order = np.argsort(-scores, kind="stable")
+    found, kept = np.cumsum(hits[order]), np.arange(1, len(order) + 1)
+    f1 = 2 * found / np.maximum(kept + true_count, 1)
+    if not len(f1) or not f1.max():
+        return _UNKNOWN_CONFIDENCE, {"val_precision": 0.0, "val_recall": 0.0, "val_f1": 0.0}
+    good = np.flatnonzero(f1 >= _PLATEAU * f1.max())
+    at = good[len(good) // 2]
+    return round(float(scores[order[at]]), 3), {
+        "val_precision": float(found[at] / kept[at]),
+        "val_recall": float(found[at] / max(true_count, 1)),
+        "val_f1": float(f1[at]),
+    }
+
+
 class WriteWeights(Callback):
     """Writes the weights to predict with and a row of figures after every epoch."""
 
@@ -156,7 +198,8 @@ class WriteWeights(Callback):
         if not trainer.is_global_zero:
             return
         assert isinstance(task, DetectionTask)
-        save_weights(self._weights, task.best, self._info)
+        info = dataclasses.replace(self._info, confidence=task.confidence)
+        save_weights(self._weights, task.best, info)
         row: dict[str, object] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         row |= {
             name: f"{float(value):.5g}" for name, value in sorted(trainer.callback_metrics.items())
