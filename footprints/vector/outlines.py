@@ -154,8 +154,8 @@ def _near_invalid(boxes: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArr
     # Invalid pixels above and left of each pixel corner: any rectangle's count is four look-ups.
     invalid = np.pad(np.cumsum(np.cumsum(~valid, axis=0), axis=1), ((1, 0), (1, 0)))
     height, width = valid.shape
-    low = np.floor(boxes[:, :2] - NODATA_REACH_PX).astype(np.int64)
-    high = np.ceil(boxes[:, 2:] + NODATA_REACH_PX).astype(np.int64)
+    low = np.ceil(boxes[:, :2] - NODATA_REACH_PX).astype(np.int64) - 1
+    high = np.floor(boxes[:, 2:] + NODATA_REACH_PX).astype(np.int64) + 1
     x_min, y_min = np.clip(low, 0, (width, height)).T
     x_max, y_max = np.clip(high, 0, (width, height)).T
     count = (
