@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from footprints.data.synthetic.scene import PixelType, generate_scene
+from footprints.errors import FootprintsError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,7 +28,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rotation", type=float, default=0.0, dest="rotation_deg")
     parser.add_argument("--no-collar", action="store_false", dest="nodata_collar")
     options = vars(parser.parse_args(arguments))
-    generate_scene(options.pop("path"), progress=True, **options)
+    try:
+        generate_scene(options.pop("path"), progress=True, **options)
+    except FootprintsError as err:
+        parser.error(str(err))
 
 
 if __name__ == "__main__":

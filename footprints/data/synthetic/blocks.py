@@ -114,6 +114,7 @@ def fill_industry(found: Contents, rng: np.random.Generator, site: Ring) -> None
             car = Place(centre[0], centre[1], rng.uniform(0, math.pi))
             if hall.outline.distance(shapely.Point(centre)) > 5.0:
                 park(found, rng, car)
+    _plant(found, rng, site, area_m2(site) / 500.0, found.buildings)
 
 
 def _open_land(found: Contents, rng: np.random.Generator, block: Ring) -> None:
@@ -148,7 +149,7 @@ def _gardens(found: Contents, rng: np.random.Generator, block: Ring) -> None:
             _drive(found, rng, plot)
             _build_in(found, rng, inset(plot, rng.uniform(2.0, 4.5)), roof, shape)
         _litter(found, rng, inset(plot, 1.0))
-        _plant(found, rng, plot, 5.0, found.buildings[first:])
+        _plant(found, rng, plot, 8.0, found.buildings[first:])
 
 
 def _drive(found: Contents, rng: np.random.Generator, plot: Ring) -> None:
@@ -192,7 +193,7 @@ def _terraces(found: Contents, rng: np.random.Generator, block: Ring) -> None:
         for left, right in pairwise(edges):
             back = depth / 2 - rng.choice([0.0, 0.0, 1.5])
             found.buildings.append(BUILDERS[roof](rng, place, [(left, -depth / 2, right, back)]))
-    _plant(found, rng, block, area_m2(block) / 150.0, found.buildings[first:])
+    _plant(found, rng, block, area_m2(block) / 90.0, found.buildings[first:])
 
 
 def _old_town(found: Contents, rng: np.random.Generator, block: Ring) -> None:
@@ -214,7 +215,7 @@ def _old_town(found: Contents, rng: np.random.Generator, block: Ring) -> None:
         if area_m2(plot) > 420:
             roof, shape = ("courtyard", "courtyard") if chance < 0.6 else (roof, "U")
         _build_in(found, rng, inset(plot, rng.uniform(0.1, 0.9)), roof, shape)
-    _plant(found, rng, block, area_m2(block) / 220.0, found.buildings[first:])
+    _plant(found, rng, block, area_m2(block) / 150.0, found.buildings[first:])
 
 
 def _yard(found: Contents, rng: np.random.Generator, plot: Ring) -> None:
@@ -226,7 +227,7 @@ def _yard(found: Contents, rng: np.random.Generator, plot: Ring) -> None:
     if not green and radius > 2.0 and rng.random() < 0.5:
         found.buildings.append(build_dome(rng, Place(centre[0], centre[1], 0.0), radius))
     elif green:
-        _plant(found, rng, plot, 4.0)
+        _plant(found, rng, plot, 7.0)
 
 
 def _build_in(found: Contents, rng: np.random.Generator, plot: Ring, roof: str, shape: str) -> None:
@@ -255,7 +256,7 @@ def _plant(
     low, high = plot.min(axis=0), plot.max(axis=0)
     number = int(rng.poisson(count))
     spots = rng.uniform(low, high, (number, 2))
-    radii = rng.uniform(0.7, 2.1, number) ** 2
+    radii = rng.uniform(0.8, 2.2, number) ** 2
     shades = rng.uniform(0.75, 1.25, number)
     walls = shapely.union_all([b.outline for b in buildings or []])
     points = shapely.points(spots)

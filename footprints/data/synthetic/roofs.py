@@ -50,6 +50,8 @@ TILE: tuple[Colour, ...] = (
 )
 HALL: tuple[Colour, ...] = ((0.70, 0.72, 0.73), (0.30, 0.52, 0.72), (0.60, 0.62, 0.62))
 TANK: tuple[Colour, ...] = ((0.10, 0.10, 0.11), (0.16, 0.16, 0.17), (0.85, 0.85, 0.84))
+HIGHEST_RISE_M = 6.5
+"""Wide roofs are flatter: no ridge is higher above its eaves."""
 RUST: Colour = (0.44, 0.29, 0.22)
 SOOT: Colour = (0.33, 0.31, 0.28)
 LEAF: Colour = (0.26, 0.36, 0.14)
@@ -146,7 +148,7 @@ class Place:
             self.angle + turn,
             length / 2,
             width / 2,
-            width / 2 * pitch,
+            min(width / 2 * pitch, HIGHEST_RISE_M),
             hipped,
         )
 

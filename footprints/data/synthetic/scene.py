@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from footprints.data.synthetic.paint import Plane, paint, scatter
 from footprints.data.synthetic.town import Town
+from footprints.errors import ConfigError, OutputError
 
 PixelType = Literal["uint8", "uint16", "float32"]
 
@@ -35,6 +36,16 @@ NOISE = 0.016
 """Standard deviation of the sensor's noise, of full scale."""
 SMALLEST_M2 = 2.0
 """What the scene's edge leaves of a building counts from this area on."""
+TILED = {
+    "driver": "GTiff",
+    "tiled": True,
+    "blockxsize": 256,
+    "blockysize": 256,
+    "compress": "deflate",
+    "bigtiff": "if_safer",
+    "alpha": "no",
+}
+"""How scenes are stored; with four bands the fourth is light, not transparency."""
 PAN_WEIGHTS = np.array([0.3, 0.3, 0.2, 0.2], np.float32)
 """A panchromatic band sees red, green, blue and near infrared at once."""
 
@@ -86,32 +97,37 @@ def generate_scene(
         progress: Whether to show a bar.
 
     Raises:
-        ValueError: A size, resolution, band count or pixel type out of range.
+        ConfigError: A size, resolution, band count, pixel type or CRS that cannot be.
+        OutputError: The folder does not exist.
     """
-    if min(width, height) < 1 or not gsd_m > 0:
-        raise ValueError(f"a scene needs pixels, got {width} x {height} of {gsd_m} m")
-    if bands not in (1, 3, 4):
-        raise ValueError(f"bands must be 1, 3 or 4, got {bands}")
-    if dtype not in get_args(PixelType):
-        raise ValueError(f"dtype must be one of {', '.join(get_args(PixelType))}, got {dtype!r}")
+    raster = Path(path)
+    _check(raster, width, height, gsd_m, bands, dtype)
+    if seed < 0 or not 0 <= density <= 1:
+        raise ConfigError(
+            f"seed must not be negative and density in [0, 1], got {seed} and {density}"
+        )
     town = Town(seed, density)
     transform = _place(crs, lonlat, gsd_m, rotation_deg)
     data = _data_area(width, height, askew=nodata_collar)
-    raster = Path(path)
+    nodata = math.nan if dtype == "float32" else 0
     profile = {
-        "driver": "GTiff", "width": width, "height": height, "count": bands, "dtype": dtype,
-        "crs": crs, "transform": transform, "tiled": True, "blockxsize": 256, "blockysize": 256,
-        "compress": "deflate", "predictor": 3 if dtype == "float32" else 2, "bigtiff": "if_safer",
-        "nodata": (math.nan if dtype == "float32" else 0) if nodata_collar else None,
+        **TILED,
+        "width": width,
+        "height": height,
+        "count": bands,
+        "dtype": dtype,
+        "crs": crs,
+        "transform": transform,
+        "nodata": nodata if nodata_collar else None,
+        "predictor": 3 if dtype == "float32" else 2,
         "photometric": "rgb" if bands > 1 else "minisblack",
-    }  # fmt: skip
-    blocks = list(_blocks(width, height))
+    }
+    windows = list(_blocks(width, height))
     with rasterio.open(raster, "w", **profile) as file:
-        for window in tqdm(blocks, desc="painting", unit="block", disable=not progress):
+        for window in tqdm(windows, desc="painting", unit="block", disable=not progress):
             view = paint(town, window.row_off, window.col_off, window.height, window.width, gsd_m)
             pixels = _digitize(_noisy(view, window, seed), bands, dtype)
-            outside = ~_inside(data, window)
-            pixels[:, outside] = math.nan if dtype == "float32" else 0
+            pixels[:, ~_inside(data, window)] = nodata
             file.write(pixels, window=window)
     layer = _true_buildings(town, data, gsd_m, transform, crs)
     buildings = raster.with_name(f"{raster.stem}_buildings.gpkg")
@@ -120,9 +136,26 @@ def generate_scene(
     return Scene(raster, buildings, len(layer))
 
 
+def _check(path: Path, width: int, height: int, gsd_m: float, bands: int, dtype: str) -> None:
+    if min(width, height) < 1 or not 0 < gsd_m < math.inf:
+        raise ConfigError(
+            f"a scene needs at least one pixel of a positive size, got {width} x {height} pixels "
+            f"of {gsd_m} m"
+        )
+    if bands not in (1, 3, 4):
+        raise ConfigError(f"bands must be 1 (panchromatic), 3 (RGB) or 4 (RGB, NIR), got {bands}")
+    if dtype not in get_args(PixelType):
+        raise ConfigError(f"dtype must be one of {', '.join(get_args(PixelType))}, got {dtype!r}")
+    if not path.parent.is_dir():
+        raise OutputError(f"folder {path.parent} does not exist; create it first")
+
+
 def _place(crs: str, lonlat: tuple[float, float], gsd_m: float, rotation_deg: float) -> Affine:
     """Pixels to CRS units, with pixels of the true size on the ground at the corner."""
-    system = pyproj.CRS.from_user_input(crs)
+    try:
+        system = pyproj.CRS.from_user_input(crs)
+    except pyproj.exceptions.CRSError as err:
+        raise ConfigError(f"unknown CRS {crs!r}; give one like EPSG:32645") from err
     to_crs = pyproj.Transformer.from_crs("EPSG:4326", system, always_xy=True)
     lon, lat = lonlat
     x, y = to_crs.transform(lon, lat)
@@ -204,17 +237,18 @@ def _true_buildings(
     whole = shapely.transform(
         np.array([b.outline for b in found], dtype=object), lambda xy: xy / gsd_m
     )
-    seen = shapely.intersection(whole, data)
-    area = shapely.area(seen) * gsd_m**2
-    kept = np.flatnonzero(area > SMALLEST_M2)
+    # The edge of the data may leave two pieces of one building.
+    seen, number = shapely.get_parts(shapely.intersection(whole, data), return_index=True)
+    large = shapely.area(seen) * gsd_m**2 > SMALLEST_M2
+    seen, number = seen[large], number[large]
     matrix = np.array([[transform.a, transform.d], [transform.b, transform.e]])
     corner = np.array([transform.c, transform.f])
-    placed = shapely.transform(seen[kept], lambda xy: xy @ matrix + corner)
+    placed = shapely.transform(seen, lambda xy: xy @ matrix + corner)
     return gpd.GeoDataFrame(
         {
-            "class": [found[k].roof for k in kept],
-            "height_m": [round(found[k].height_m, 2) for k in kept],
-            "cut": area[kept] < 0.999 * shapely.area(whole[kept]) * gsd_m**2,
+            "class": [found[k].roof for k in number],
+            "height_m": [round(found[k].height_m, 2) for k in number],
+            "cut": shapely.area(seen) < 0.999 * shapely.area(whole[number]),
         },
         geometry=placed,
         crs=crs,

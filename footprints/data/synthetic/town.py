@@ -35,7 +35,7 @@ from footprints.data.synthetic.roofs import Place, Surface
 
 CELL_M = (215.0, 175.0)
 """Spacing of the main streets."""
-WARP_M = 42.0
+WARP_M = 52.0
 """How far the lattice is bent, smoothly, and a third of it at random."""
 BEND_M = 520.0
 """Wavelength of the bends, and of the change from the old centre to open land."""
@@ -86,7 +86,7 @@ class Town:
 
     def directions(self) -> NDArray[np.float64]:
         """(2, 2), the unbent lattice's directions as columns."""
-        angle = np.random.default_rng((self.seed, Purpose.TURN)).uniform(0.1, 0.6)
+        angle = np.random.default_rng((self.seed, Purpose.TURN)).uniform(0.1, 1.4)
         return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
 
     def corners(self, column: int, row: int) -> Ring:
