@@ -11,10 +11,30 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
-from footprints.errors import FootprintsError, FootprintsWarning, OutputError
+from footprints.errors import BandError, FootprintsError, FootprintsWarning, OutputError
+
+_INTERRUPTED = 130
+"""Exit status of a command stopped by the user, as shells have it."""
+
+
+class _OneLineErrors(TyperGroup):
+    """A command that fails for a reason we know, or that is stopped, ends with one line."""
+
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except FootprintsError as err:
+            print(f"footprints: {' '.join(str(err).splitlines())}", file=sys.stderr)
+            raise typer.Exit(1) from err
+        except KeyboardInterrupt as err:
+            print("footprints: stopped", file=sys.stderr)
+            raise typer.Exit(_INTERRUPTED) from err
+
 
 app = typer.Typer(
+    cls=_OneLineErrors,
     help="Building footprints from satellite and aerial imagery: GeoTIFF in, clean polygons out.",
     no_args_is_help=True,
     add_completion=True,
@@ -35,7 +55,27 @@ def _numbers(text: str | None) -> list[int] | None:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as err:
-        raise typer.BadParameter(f"takes band numbers such as 1,2,3, got {text!r}") from err
+        raise BandError(f"--bands takes band numbers such as 1,2,3, got {text!r}") from err
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from footprints import __version__
+
+        print(f"footprints {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -67,7 +107,7 @@ def predict(
     overlay: Annotated[
         Path | None, typer.Option(help="Also draw the outlines over the first scene: a PNG.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -76,11 +116,12 @@ def predict(
     Example: footprints predict data_samples/town.tif -o town.gpkg
     """
     _configure(quiet=quiet, verbose=verbose)
-    from footprints.pictures import save_overlay
+    from footprints.pictures import check_picture, save_overlay
     from footprints.pipeline import predict as run
 
-    if overlay is not None and not overlay.parent.is_dir():
-        raise OutputError(f"folder of the picture does not exist: {overlay.parent}")
+    read_bands = _numbers(bands)
+    if overlay is not None:
+        check_picture(overlay, overwrite=overwrite)
     start = time.perf_counter()
     layer = run(
         scenes,
@@ -92,7 +133,7 @@ def predict(
         chip_size=chip_size,
         overlap=overlap,
         batch_size=batch_size,
-        bands=_numbers(bands),
+        bands=read_bands,
         nodata=nodata,
         crs=crs,
         pixels=pixels,
@@ -101,10 +142,11 @@ def predict(
         progress=not quiet,
     )
     if overlay is not None:
-        name = layer["source"] == Path(scenes[0]).name
-        save_overlay(layer[name], scenes[0], overlay, bands=_numbers(bands), pixels=pixels)
+        save_overlay(
+            layer, scenes[0], overlay, bands=read_bands, nodata=nodata, crs=crs, pixels=pixels
+        )
     if not quiet:
-        unit = "px" if layer.crs is None else "m2"
+        unit = "px2" if layer.crs is None else "m2"
         seconds = time.perf_counter() - start
         print(
             f"{len(layer):,} buildings, {layer['area_m2'].sum():,.0f} {unit}, {seconds:.1f} s, "
@@ -197,11 +239,7 @@ def _configure(*, quiet: bool, verbose: bool) -> None:
 
 def main() -> None:
     """Entry point: errors of ours are one line and exit status 1."""
-    try:
-        app()
-    except FootprintsError as err:
-        print(f"footprints: {err}", file=sys.stderr)
-        sys.exit(1)
+    app()
 
 
 if __name__ == "__main__":

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from footprints.errors import GeoreferenceError
 from footprints.model.checkpoint import WeightsInfo, read_info
 from footprints.raster.source import Scene, open_scene
+
+_WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
 
 
 def describe(path: str | Path) -> str:
@@ -15,23 +18,29 @@ def describe(path: str | Path) -> str:
         WeightsError: A weights file is missing or not ours.
         RasterError: A raster is missing or unreadable.
     """
-    if str(path).endswith((".safetensors", ".pth", ".pt", ".ckpt")):
+    if str(path).endswith(_WEIGHTS_SUFFIXES):
         return _describe_weights(path, read_info(path))
-    with open_scene(path) as scene:
-        return _describe_scene(scene)
+    try:
+        with open_scene(path) as scene:
+            return _table(_content(scene) | _place(scene))
+    except GeoreferenceError as err:
+        with open_scene(path, pixels=True) as scene:
+            return _table(_content(scene) | {"georeference": f"none: {err}"})
 
 
-def _describe_scene(scene: Scene) -> str:
-    gsd = scene.gsd_m()
-    assert gsd is not None
-    lines = {
+def _content(scene: Scene) -> dict[str, str]:
+    return {
         "scene": scene.name,
         "size": f"{scene.width} x {scene.height} px, {len(scene.bands)} bands, {scene.dtype}",
-        "CRS": "" if scene.crs is None else scene.crs.name,
-        "resolution": f"{gsd[0]:.3g} x {gsd[1]:.3g} m per pixel",
-        "area": f"{scene.width * gsd[0] * scene.height * gsd[1] / 1e6:.3g} km2",
     }
-    return _table(lines)
+
+
+def _place(scene: Scene) -> dict[str, str]:
+    lines = {"CRS": "" if scene.crs is None else scene.crs.name}
+    if (gsd := scene.gsd_m()) is not None:
+        lines["resolution"] = f"{gsd[0]:.3g} x {gsd[1]:.3g} m per pixel"
+        lines["area"] = f"{scene.width * gsd[0] * scene.height * gsd[1] / 1e6:.3g} km2"
+    return lines
 
 
 def _describe_weights(path: str | Path, info: WeightsInfo) -> str:

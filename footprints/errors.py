@@ -9,6 +9,10 @@ class RasterError(FootprintsError):
     """A raster is missing, unreadable, truncated, empty or lacks a georeference."""
 
 
+class GeoreferenceError(RasterError):
+    """A raster does not say where it lies."""
+
+
 class BandError(RasterError, ValueError):
     """The bands asked for and the bands at hand do not fit together."""
 

@@ -2,24 +2,55 @@
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
+from affine import Affine
 from numpy.typing import NDArray
 
 from footprints.chip import Window
-from footprints.errors import OutputError
+from footprints.errors import LayerError, OutputError
 from footprints.raster.source import Scene, open_scene
+from footprints.vector.layer import reproject
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from geopandas import GeoDataFrame
+    from pyproj import CRS
 
 _STRETCH = (2, 98)
 """Percentiles of the pixel values that become black and white."""
+_DPI = 100
+_CONFIDENCE_RANGE = (0.3, 1.0)
+"""Confidences at the two ends of the colours."""
+
+
+def check_picture(path: str | Path, *, overwrite: bool = False) -> None:
+    """Find out before the work starts whether a picture can be written.
+
+    Args:
+        path: PNG to write.
+        overwrite: Accept that it exists.
+
+    Raises:
+        OutputError: It is not called ``.png``, its folder is missing or not writable, or it exists.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise OutputError(f"a picture must end in .png, got {path.name!r}")
+    if not path.parent.is_dir():
+        raise OutputError(f"folder of the picture does not exist: {path.parent}; create it first")
+    if path.is_dir():
+        raise OutputError(f"picture is a folder: {path}; give the name of a file")
+    if path.exists() and not overwrite:
+        raise OutputError(f"picture exists: {path}; replace it with --overwrite")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"folder of the picture is not writable: {path.parent}")
 
 
 def save_overlay(
@@ -28,63 +59,62 @@ def save_overlay(
     path: str | Path,
     *,
     bands: Sequence[int] | None = None,
+    nodata: float | None = None,
+    crs: str | CRS | None = None,
     pixels: bool = False,
     largest_side: int = 1600,
 ) -> None:
-    """Draw the outlines of a layer over its scene as a PNG, coloured by confidence.
+    """Draw the outlines of a layer over a scene as a PNG, coloured by confidence.
+
+    Whatever lies in the scene is drawn, from whichever raster it came; in pixel coordinates only
+    what was found in this one. A picture that exists is replaced.
 
     Args:
         layer: Footprint layer in the CRS of the scene, or in any.
         scene: The raster; read at the size of the picture, never whole.
         path: PNG to write.
-        bands: One or three bands to show, 1-based; None takes the first three, or the first.
+        bands: One or three bands to show, 1-based; of others the first three, or the first.
+        nodata: Value of pixels without data, which are white.
+        crs: CRS of the scene; goes before the one it declares.
         pixels: The layer is in pixel coordinates.
         largest_side: Longer side of the picture in pixels; smaller scenes are shown as they are.
 
     Raises:
         RasterError: The scene cannot be read.
+        LayerError: One of layer and scene has a CRS and the other has none.
         OutputError: The picture cannot be written.
     """
-    # Here and not above: matplotlib takes a second to load and most jobs draw nothing.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.collections import LineCollection
-    from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
-
-    with open_scene(scene, bands=bands, pixels=pixels) as raster:
-        picture, shrink = _read_picture(raster, largest_side)
-        if layer.crs is not None and raster.crs is not None:
-            layer = layer.to_crs(raster.crs)
-        to_picture = ~raster.transform
+    check_picture(path, overwrite=True)
+    with open_scene(scene, bands=bands, nodata=nodata, crs=crs, pixels=pixels) as raster:
+        layer = _in_frame_of(raster, layer)
+        picture = _read_picture(raster, largest_side)
     height, width = picture.shape[:2]
-    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.imshow(picture, cmap="gray", interpolation="nearest", extent=(0, width, height, 0))
-    rings, owner = shapely.get_rings(layer.geometry.to_numpy(), return_index=True)
-    lines = [
-        np.column_stack(to_picture @ (xy[:, 0], xy[:, 1])) / shrink
-        for xy in map(shapely.get_coordinates, rings)
-    ]
-    colours = ScalarMappable(Normalize(0.3, 1.0), "plasma")
-    axes.add_collection(
-        LineCollection(
-            lines,
-            colors=colours.to_rgba(layer["confidence"].to_numpy()[owner]),
-            linewidths=1.2,
-        )
+    to_picture = Affine.scale(width / raster.width, height / raster.height) @ ~raster.transform
+    polygons = shapely.transform(
+        layer.geometry.to_numpy(), lambda xy: np.column_stack(to_picture @ (xy[:, 0], xy[:, 1]))
     )
-    axes.set_axis_off()
-    axes.set(xlim=(0, width), ylim=(height, 0))
+    shown = shapely.intersects(polygons, shapely.box(0, 0, width, height))
     try:
-        figure.savefig(path, format="png")
+        Path(path).write_bytes(
+            _draw(picture, polygons[shown], layer["confidence"].to_numpy()[shown])
+        )
     except OSError as err:
         raise OutputError(f"cannot write picture {path}: {err.strerror}") from err
 
 
-def _read_picture(raster: Scene, largest_side: int) -> tuple[NDArray[np.uint8], float]:
-    """The scene as (height, width, 3) or (height, width) bytes, and raster pixels per pixel."""
+def _in_frame_of(raster: Scene, layer: GeoDataFrame) -> GeoDataFrame:
+    """The layer in the CRS of the raster."""
+    if raster.crs is None and layer.crs is None:
+        # Pixel coordinates of another raster mean nothing in this one.
+        return layer[layer["source"].isin((raster.name, raster.path))]
+    if raster.crs is None or layer.crs is None:
+        without = "the layer" if layer.crs is None else raster.name
+        raise LayerError(f"{without} is in pixel coordinates; draw it on a scene that is, too")
+    return reproject(layer, raster.crs)
+
+
+def _read_picture(raster: Scene, largest_side: int) -> NDArray[np.uint8]:
+    """The scene as (height, width, 3) or (height, width) bytes, white where there is no data."""
     shrink = max(1.0, max(raster.width, raster.height) / largest_side)
     shape = (max(1, round(raster.height / shrink)), max(1, round(raster.width / shrink)))
     pixels, valid = raster.read(Window(0, 0, raster.width, raster.height), shape)
@@ -97,4 +127,51 @@ def _read_picture(raster: Scene, largest_side: int) -> tuple[NDArray[np.uint8], 
         stretched = (shown - low) / np.maximum(high - low, 1e-12) * 255
     picture = np.clip(stretched, 0, 255).astype(np.uint8)
     picture[:, ~valid] = 255
-    return np.moveaxis(picture, 0, -1).squeeze(), shrink
+    return picture[0] if len(picture) == 1 else np.moveaxis(picture, 0, -1)
+
+
+def _draw(
+    picture: NDArray[np.uint8],
+    polygons: NDArray[np.object_],
+    confidences: NDArray[np.float64],
+) -> bytes:
+    """Draw outlines over a picture.
+
+    Args:
+        picture: (height, width) or (height, width, 3).
+        polygons: (n,) in pixels of the picture.
+        confidences: (n,) 0 to 1.
+
+    Returns:
+        A PNG of the picture's size.
+    """
+    # Here and not above: matplotlib takes a second to load and most jobs draw nothing.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.collections import LineCollection
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+    height, width = picture.shape[:2]
+    # A little more, because the canvas has the whole pixels that fit into its inches.
+    figure = Figure(figsize=((width + 1e-3) / _DPI, (height + 1e-3) / _DPI), dpi=_DPI)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.imshow(
+        picture,
+        cmap="gray",
+        vmin=0,
+        vmax=255,
+        interpolation="nearest",
+        extent=(0, width, height, 0),
+        aspect="auto",
+    )
+    rings, owner = shapely.get_rings(polygons, return_index=True)
+    colours = ScalarMappable(Normalize(*_CONFIDENCE_RANGE), "plasma").to_rgba(confidences)
+    lines = [shapely.get_coordinates(ring) for ring in rings]
+    axes.add_collection(LineCollection(lines, colors=colours[owner], linewidths=1.2))
+    axes.set_axis_off()
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    return png.getvalue()

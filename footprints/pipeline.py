@@ -5,6 +5,8 @@ raster -> grid -> chips -> instances -> outlines -> merged across seams -> place
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -13,18 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
+from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 from pyproj import CRS
 from pyproj.exceptions import CRSError
+from shapely import Polygon
 from tqdm.auto import tqdm
 
-from footprints.chip import Chip, ChipGrid, Detector, Scaling
+from footprints.chip import Chip, ChipGrid, Detector, InputSpec, Scaling
 from footprints.errors import ConfigError, RasterError
 from footprints.model.detector import load_detector
 from footprints.raster.reader import SceneGrid, read_chip, resample_scene
 from footprints.raster.scaling import fit_scaling
-from footprints.raster.source import open_scene
-from footprints.vector.layer import concat_layers, place
+from footprints.raster.source import Scene, open_scene
+from footprints.vector.layer import concat_layers, place, reproject
 from footprints.vector.merge import merge
 from footprints.vector.outlines import Footprints, Outlines
 from footprints.vector.trace import trace
@@ -33,7 +37,6 @@ from footprints.vector.write import check_output, write_layer
 
 if TYPE_CHECKING:
     import torch
-    from geopandas import GeoDataFrame
 
 COARSE_FACTOR = 4
 """Fine pixels per coarse pixel: in the coarse pass a chip shows sixteen times the ground, so that
@@ -77,8 +80,9 @@ def predict(
         scenes: Rasters: files, or ``https://``, ``s3://`` and ``/vsi...`` addresses.
         output: Layer to write; its ending names the format. None writes nothing.
         detector: What finds the buildings; see `load_detector`. None loads ``weights``.
-        weights: A ``.safetensors`` file of ours; None takes the weights that ship.
-        device: Where the network runs; None takes the best there is.
+        weights: A ``.safetensors`` file of ours; None takes the weights that ship. Not used with
+            ``detector``.
+        device: Where the network runs; None takes the best there is. Not used with ``detector``.
         confidence: Buildings below it are left out, 0 to 1; None takes the detector's own.
         min_area_m2: Buildings smaller than this are left out, in square metres on the ground (in
             square pixels with ``pixels``).
@@ -96,33 +100,33 @@ def predict(
 
     Returns:
         The footprint layer; its columns are documented in `footprints.vector.layer`. Column
-        ``source`` says which scene a building was found in.
+        ``source`` says which scene a building was found in: its file name, or its whole path where
+        two scenes have the same name.
 
     Raises:
+        ConfigError: A number is out of range, or a CRS unknown.
         RasterError: A scene is missing, unreadable or without georeference.
         BandError: A scene has fewer bands than the detector takes.
         ChipSizeError: Chip size and overlap do not fit together.
         WeightsError, DeviceError: The detector cannot be loaded.
+        LayerError: ``out_crs`` is not defined where a scene lies.
         OutputError: The output exists or cannot be written; found out before the work starts.
     """
     if output is not None:
         check_output(output, overwrite=overwrite)
-    target = _parse_crs(out_crs)
-    if confidence is not None and not 0 <= confidence <= 1:
-        raise ConfigError(f"confidence must be in [0, 1], got {confidence}")
-    if min_area_m2 < 0:
-        raise ConfigError(f"min area must not be negative, got {min_area_m2}")
-    if batch_size < 1:
-        raise ConfigError(f"batch size must be at least 1, got {batch_size}")
     paths = [scenes] if isinstance(scenes, str | Path) else list(scenes)
-    if not paths:
-        raise RasterError("no scene given; name at least one raster")
+    _check_paths(paths)
+    _check_numbers(confidence, min_area_m2, batch_size)
+    target = _parse_crs(out_crs)
+    if pixels and not (crs is None and target is None):
+        raise ConfigError("pixel coordinates have no CRS; use --pixels, or --crs and --out-crs")
     if detector is None:
         detector = load_detector(weights, device=device)
     spec = detector.input_spec
-    layers = []
+    threshold = detector.confidence if confidence is None else confidence
     with ExitStack() as opened:
-        # All are opened first: a misspelt name should not cost the hours spent on the others.
+        # All are opened and measured first: a mistake in the last name should not cost the hours
+        # spent on the others.
         rasters = [
             opened.enter_context(
                 open_scene(
@@ -131,29 +135,45 @@ def predict(
             )
             for path in paths
         ]
-        for scene in rasters:
-            grid = resample_scene(scene, spec.gsd_m)
-            chips = ChipGrid(
-                grid.height, grid.width, chip_size or spec.chip_size, overlap, spec.multiple
+        covers = [_cover(scene, spec, chip_size, overlap) for scene in rasters]
+        if target is not None:
+            for scene in rasters:
+                _check_reach(scene, target)
+        layers = [
+            place(
+                _find_footprints(
+                    _Pass(grid, chips, fit_scaling(grid.scene, spec), batch_size, threshold),
+                    detector,
+                    progress=progress,
+                ),
+                grid.transform,
+                grid.scene.crs,
+                classes=detector.classes,
+                source=source,
+                model=detector.name,
+                min_area_m2=min_area_m2,
             )
-            threshold = detector.confidence if confidence is None else confidence
-            fine = _Pass(grid, chips, fit_scaling(scene, spec), batch_size, threshold)
-            footprints = _find_footprints(fine, detector, progress=progress)
-            layers.append(
-                place(
-                    footprints,
-                    grid.transform,
-                    scene.crs,
-                    classes=detector.classes,
-                    source=scene.name,
-                    model=detector.name,
-                    min_area_m2=min_area_m2,
-                )
-            )
+            for (grid, chips), source in zip(covers, _source_names(rasters), strict=True)
+        ]
     layer = concat_layers(layers, crs=target)
     if output is not None:
         write_layer(layer, output, overwrite=overwrite)
     return layer
+
+
+def _cover(
+    scene: Scene, spec: InputSpec, chip_size: int | None, overlap: int
+) -> tuple[SceneGrid, ChipGrid]:
+    """A scene at the detector's ground resolution, and the chips that cover it."""
+    grid = resample_scene(scene, spec.gsd_m)
+    size = spec.chip_size if chip_size is None else chip_size
+    return grid, ChipGrid(grid.height, grid.width, size, overlap, spec.multiple)
+
+
+def _source_names(scenes: Sequence[Scene]) -> list[str]:
+    """What the ``source`` column says: file names, or whole paths where two would be the same."""
+    count = Counter(scene.name for scene in scenes)
+    return [scene.name if count[scene.name] == 1 else scene.path for scene in scenes]
 
 
 def _find_footprints(fine: _Pass, detector: Detector, *, progress: bool) -> Footprints:
@@ -167,6 +187,7 @@ def _find_footprints(fine: _Pass, detector: Detector, *, progress: bool) -> Foot
         outlines, read = _detect(fine, detector, bar)
         footprints = merge(outlines, fine.chips, read)
         for coarse in passes[1:]:
+            bar.set_description(f"{name}, wide roofs")
             wide, wide_read = _detect(coarse, detector, bar)
             scale = np.divide(coarse.grid.factor, fine.grid.factor)
             footprints = settle_wide_roofs(
@@ -196,6 +217,7 @@ def _detect(
     """Outlines of all chips of a pass, and which chips had data."""
     read = np.zeros(len(each.chips), dtype=bool)
     found = []
+    buildings = 0
     for batch in _read_ahead(each):
         shown = [(number, chip) for number, chip in batch if chip.valid.any()]
         instances = detector([chip for _, chip in shown]) if shown else []
@@ -206,9 +228,10 @@ def _detect(
                     confident, trace(confident), each.chips.window(number), number, chip.valid
                 )
             )
+            buildings += len(found[-1])
             read[number] = True
+        bar.set_postfix(buildings=buildings, refresh=False)
         bar.update(len(batch))
-        bar.set_postfix(buildings=sum(len(outlines) for outlines in found), refresh=False)
     return Outlines.concatenate(found), read
 
 
@@ -230,8 +253,32 @@ def _read_ahead(each: _Pass) -> Iterator[list[tuple[int, Chip]]]:
             yield waiting.result()
 
 
+def _check_paths(paths: Sequence[str | Path]) -> None:
+    if not paths:
+        raise RasterError("no scene given; name at least one raster")
+    path, count = Counter(map(str, paths)).most_common(1)[0]
+    if count > 1:
+        raise RasterError(f"{path} is given {count} times; name every scene once")
+
+
+def _check_numbers(confidence: float | None, min_area_m2: float, batch_size: int) -> None:
+    if confidence is not None and not 0 <= confidence <= 1:
+        raise ConfigError(f"confidence must be in [0, 1], got {confidence}")
+    if not 0 <= min_area_m2 < math.inf:
+        raise ConfigError(f"min area must be finite and not negative, got {min_area_m2}")
+    if batch_size < 1:
+        raise ConfigError(f"batch size must be at least 1, got {batch_size}")
+
+
 def _parse_crs(crs: str | CRS | None) -> CRS | None:
     try:
         return None if crs is None else CRS.from_user_input(crs)
     except CRSError as err:
         raise ConfigError(f"unknown CRS {crs!r}; give one such as EPSG:32645") from err
+
+
+def _check_reach(scene: Scene, crs: CRS) -> None:
+    """Refuse a CRS that is not defined where a scene lies, by the pixel at its centre."""
+    x, y = scene.width / 2, scene.height / 2
+    corners = [scene.transform @ c for c in ((x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1))]
+    reproject(GeoDataFrame(geometry=[Polygon(corners)], crs=scene.crs), crs)

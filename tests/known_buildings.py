@@ -78,6 +78,7 @@ class KnownBuildings:
     """Whether every chip jitters a building's box in its own way."""
     name: str = "known-buildings"
     classes: tuple[str, ...] = ("building",)
+    confidence: float = 0.5
     input_spec: InputSpec = field(
         default_factory=lambda: InputSpec(bands=1, gsd_m=None, scaling=Scaling((0.0,), (1.0,)))
     )

@@ -10,7 +10,7 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 from rasterio import DatasetReader
 
-from footprints.errors import RasterError
+from footprints.errors import GeoreferenceError, RasterError
 
 # Pixels to each side over which the ground resolution is measured: enough for map projections
 # whose inverse is only good to fractions of a millimetre.
@@ -28,22 +28,24 @@ def locate(
         pixels: Ask for plain pixel coordinates: no CRS, identity.
 
     Raises:
-        RasterError: There is no CRS or no geotransform, or only ground control points or RPCs.
+        GeoreferenceError: There is no CRS or no geotransform, or only ground control points or
+            RPCs.
+        RasterError: The user's CRS is none.
     """
     if pixels:
         return None, Affine.identity()
     transform = dataset.transform
     if transform.is_identity:
-        raise RasterError(_how_to_georeference(dataset))
+        raise GeoreferenceError(_how_to_georeference(dataset))
     if transform.is_degenerate or not all(map(math.isfinite, transform)):
-        raise RasterError(
+        raise GeoreferenceError(
             f"{dataset.name} has a geotransform that flattens the image: {tuple(transform)[:6]}; "
             "--pixels asks for pixel coordinates"
         )
     if crs is not None:
         return parse_crs(crs), transform
     if dataset.crs is None:
-        raise RasterError(
+        raise GeoreferenceError(
             f"{dataset.name} has no CRS; --crs EPSG:xxxx gives one, --pixels asks for pixel "
             "coordinates"
         )

@@ -31,6 +31,7 @@ from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 from pandas.api import types
 from pyproj import CRS, Transformer
+from pyproj.exceptions import ProjError
 from shapely import GeometryType
 
 from footprints.errors import FootprintsWarning, LayerError
@@ -276,7 +277,10 @@ def _largest_parts(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
 
 
 def _project(polygons: NDArray[np.object_], crs: CRS, target: CRS) -> NDArray[np.object_]:
-    transformer = Transformer.from_crs(crs, target, always_xy=True)
+    try:
+        transformer = Transformer.from_crs(crs, target, always_xy=True)
+    except ProjError as err:
+        raise LayerError(f"there is no way from {crs.name} to {target.name}; check both") from err
 
     def move(points: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.column_stack(transformer.transform(points[:, 0], points[:, 1]))
