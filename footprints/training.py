@@ -220,7 +220,13 @@ def _trainer(
     )
     callbacks: list[Callback] = [
         WriteWeights(folder / WEIGHTS, folder / METRICS, info),
-        ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False),
+        ModelCheckpoint(
+            folder,
+            filename="last",
+            enable_version_counter=False,
+            # After every epoch, not only after those that validate.
+            save_on_train_epoch_end=True,
+        ),
     ]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=10))
