@@ -164,6 +164,8 @@ def _drive(found: Contents, rng: np.random.Generator, plot: Ring) -> None:
 
 def _litter(found: Contents, rng: np.random.Generator, plot: Ring) -> None:
     """Small things that lie about: crates, heaps, washing."""
+    if len(plot) < 3:
+        return
     spots = rng.uniform(plot.min(axis=0), plot.max(axis=0), (int(area_m2(plot) / 45), 2))
     for x, y in spots[shapely.contains_xy(Polygon(plot), spots)]:
         a, b = rng.uniform(0.2, 0.9, 2)
@@ -222,10 +224,10 @@ def _yard(found: Contents, rng: np.random.Generator, plot: Ring) -> None:
     """An open place in the old town: a garden, or paving with a round shrine."""
     green = rng.random() < 0.6
     found.ground.append(Surface(Polygon(plot), ROUGH if green else PAVING))
-    centre = plot.mean(axis=0)
-    radius = min(5.0, 0.35 * math.sqrt(area_m2(plot)))
+    place, length, width = _fit(plot)
+    radius = min(5.0, 0.45 * min(length, width))
     if not green and radius > 2.0 and rng.random() < 0.5:
-        found.buildings.append(build_dome(rng, Place(centre[0], centre[1], 0.0), radius))
+        found.buildings.append(build_dome(rng, place, radius))
     elif green:
         _plant(found, rng, plot, 7.0)
 
