@@ -149,13 +149,15 @@ class RPN(nn.Module):
             shifts.append(all_offsets[image, positive])
             wanted.append(encode_boxes(target.boxes[index[positive]], every[positive], _WEIGHTS))
         sampled = torch.cat(logits)
+        # Sums, because the mean over no anchors is not a number: ground may be without labels.
+        objectness_loss = F.binary_cross_entropy_with_logits(
+            sampled, torch.cat(truth), reduction="sum"
+        )
         box_loss = F.smooth_l1_loss(
             torch.cat(shifts), torch.cat(wanted), beta=_SMOOTH_L1_BETA, reduction="sum"
         )
-        return {
-            "loss_objectness": F.binary_cross_entropy_with_logits(sampled, torch.cat(truth)),
-            "loss_rpn_box": box_loss / max(len(sampled), 1),
-        }
+        count = max(len(sampled), 1)
+        return {"loss_objectness": objectness_loss / count, "loss_rpn_box": box_loss / count}
 
 
 def _suppress(
