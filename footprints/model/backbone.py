@@ -5,12 +5,15 @@ Sources: FPN, arXiv 1612.03144; trunks from timm.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.layers import freeze_batch_norm_2d  # type: ignore[attr-defined]
 from torch import Tensor, nn
@@ -21,6 +24,10 @@ from footprints.config import BackboneConfig
 from footprints.errors import ConfigError, WeightsError
 
 STRIDES = (4, 8, 16, 32, 64)
+
+_COUNTER = "num_batches_tracked"
+_STAGE = re.compile(r"(blocks|layers?|stages?|s)_?\d+")
+"""What timm calls the parts of a trunk that come after the stem."""
 
 
 class Backbone(nn.Module):
@@ -51,7 +58,7 @@ class Backbone(nn.Module):
             config.channels,
             extra_blocks=LastLevelMaxPool(),
         )
-        _freeze_stages(self.trunk, config.frozen_stages)
+        _freeze_stages(self.trunk, config)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images (N, bands, H, W), sides multiples of 32, to P2 ... P6 (N, C, H / s, W / s)."""
@@ -81,21 +88,24 @@ def _create_trunk(bands: int, config: BackboneConfig) -> nn.Module:
 
 
 def _load_local(trunk: nn.Module, path: Path, bands: int) -> None:
-    """Fill a trunk from a file of tensors in the same order, whatever their names."""
-    if not path.is_file():
-        raise WeightsError(f"pretrained weights {path} are missing")
-    if path.suffix == ".safetensors":
-        given = load_file(path)
-    else:
-        given = torch.load(path, map_location="cpu", weights_only=True)
-    names = [n for n in trunk.state_dict() if not n.endswith("num_batches_tracked")]
-    tensors = [t for n, t in given.items() if not n.endswith("num_batches_tracked")]
+    """Fill a trunk from a file of its tensors: by name, or else in the order of a ``.pth``."""
+    given = _read_tensors(path)
     state = trunk.state_dict()
+    names = [n for n in state if not n.endswith(_COUNTER)]
+    by_name = {_plain(name): tensor for name, tensor in given.items()}
+    if all(_plain(name) in by_name for name in names):
+        tensors = [by_name[_plain(name)] for name in names]
+    elif path.suffix == ".safetensors":
+        raise WeightsError(
+            f"{path} names its tensors otherwise than timm, and a .safetensors file keeps no "
+            f"order to go by; give a .pth file"
+        )
+    else:
+        tensors = [t for n, t in given.items() if not n.endswith(_COUNTER)]
     if len(tensors) < len(names):
         raise WeightsError(f"{path} holds {len(tensors)} tensors, the trunk {len(names)}")
+    tensors[0] = _adapt_bands(tensors[0], bands)
     for name, tensor in zip(names, tensors, strict=False):
-        if tensor.dim() == 4 and tensor.shape[1] != state[name].shape[1] == bands:
-            tensor = _adapt_bands(tensor, bands)
         if tensor.shape != state[name].shape:
             raise WeightsError(
                 f"{path} does not fit: {name} is {tuple(state[name].shape)}, "
@@ -105,18 +115,51 @@ def _load_local(trunk: nn.Module, path: Path, bands: int) -> None:
     trunk.load_state_dict(state)
 
 
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise WeightsError(f"pretrained weights {path} are missing")
+    try:
+        if path.suffix == ".safetensors":
+            given = load_file(path)
+        else:
+            given = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as err:
+        raise WeightsError(
+            f"{path} is not a readable file of tensors ({type(err).__name__}); get it again"
+        ) from err
+    if not isinstance(given, dict) or not all(isinstance(t, Tensor) for t in given.values()):
+        raise WeightsError(f"{path} holds more than tensors by name; save a plain state dict")
+    return given
+
+
+def _plain(name: str) -> str:
+    """A tensor's name whether or not timm has flattened the trunk (``stages_0``, ``stages.0``)."""
+    return name.replace("_", ".")
+
+
 def _adapt_bands(weight: Tensor, bands: int) -> Tensor:
-    """Repeat the input filters (O, 3, h, w) over the bands, keeping the sum of the responses."""
-    repeats = -(-bands // weight.shape[1])
-    return weight.repeat(1, repeats, 1, 1)[:, :bands] * (weight.shape[1] / bands)
+    """Input filters (O, 3, h, w) for any number of bands: a grey image gives the same response."""
+    given = weight.shape[1]
+    if weight.dim() != 4 or given == bands:
+        return weight
+    repeated = weight.repeat(1, -(-bands // given), 1, 1)[:, :bands]
+    missing = (weight.sum(dim=1, keepdim=True) - repeated.sum(dim=1, keepdim=True)) / bands
+    return repeated + missing
 
 
-def _freeze_stages(trunk: nn.Module, count: int) -> None:
-    """Stop the gradients of the stem (stage 1) and the blocks after it (stages 2 ...)."""
-    if not count:
-        return
-    stem = [m for n, m in trunk.named_children() if n in {"conv_stem", "bn1", "conv1", "stem"}]
-    stages = [m for n, m in trunk.named_children() if n.startswith(("layer", "stages"))]
-    blocks = list(trunk.get_submodule("blocks").children()) if hasattr(trunk, "blocks") else stages
-    for module in [*stem, *blocks[: count - 1]]:
-        module.requires_grad_(requires_grad=False)
+def _freeze_stages(trunk: nn.Module, config: BackboneConfig) -> None:
+    """Stop the gradients of the stem (stage 1) and the stages after it (2 ...)."""
+    children: list[tuple[str, nn.Module]] = []
+    for name, child in trunk.named_children():
+        blocks = child.named_children() if name == "blocks" else ()
+        children += [(f"blocks_{number}", block) for number, block in blocks] or [(name, child)]
+    stages: list[list[nn.Module]] = [[]]
+    for name, child in children:
+        if _STAGE.fullmatch(name):
+            stages.append([])
+        stages[-1].append(child)
+    if config.frozen_stages and len(stages) == 1:
+        raise ConfigError(f"backbone {config.name} has no stages to freeze; set frozen_stages to 0")
+    for stage in stages[: config.frozen_stages]:
+        for module in stage:
+            module.requires_grad_(requires_grad=False)
