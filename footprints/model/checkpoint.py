@@ -97,7 +97,7 @@ def read_info(path: str | Path) -> WeightsInfo:
             confidence=header["confidence"],
             training=header["training"],
         )
-    except (KeyError, TypeError, ValueError) as err:
+    except (AttributeError, KeyError, TypeError, ValueError) as err:
         raise WeightsError(f"{path} has damaged metadata ({err}); get the file again") from err
 
 
@@ -117,8 +117,10 @@ def load_tensors(model: MaskRCNN, path: str | Path) -> None:
     """Fill a network from a weights file; every tensor must fit.
 
     Raises:
-        WeightsError: A tensor is missing, left over, or of another shape.
+        WeightsError: The file is missing or not ours; a tensor is missing, left over, or of another
+            shape.
     """
+    _read_header(Path(path))
     with safe_open(path, framework="pt") as file:
         given: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     wanted = {n: t for n, t in model.state_dict().items() if t.is_floating_point()}
