@@ -25,7 +25,7 @@ Positive = Annotated[float, Field(gt=0)]
 class Settings(BaseModel):
     """Base of all stages: immutable, and strict about keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Settings)
@@ -178,7 +178,7 @@ class DataConfig(Settings):
 
     root: str = ""
     """Folder that relative paths below start from; empty is the working directory."""
-    scenes: tuple[SceneConfig, ...]
+    scenes: Annotated[tuple[SceneConfig, ...], Field(min_length=1)]
     holdout: str | None = None
     """Polygons no pixel of which is used: neither for training nor for validation."""
     validation: str | None = None
@@ -217,6 +217,12 @@ class AugmentConfig(Settings):
     """Largest standard deviation of noise, as a share of the value range."""
     noisy: Share = 0.3
     """Share of chips with noise."""
+
+    @model_validator(mode="after")
+    def _scale_ascends(self) -> Self:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale must be a range from low to high, got {self.scale}")
+        return self
 
 
 class OptimizerConfig(Settings):
@@ -319,10 +325,15 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set takes key.key=value, got {override!r}")
     *sections, last = key.split(".")
     for section in sections:
-        values = values.setdefault(section, {})
+        # A section whose keys are all commented out is None.
+        values[section] = {} if values.get(section) is None else values[section]
+        values = values[section]
         if not isinstance(values, dict):
             raise ConfigError(f"--set {override}: {section} is a value, not a section")
-    values[last] = yaml.safe_load(text)
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as err:
+        raise ConfigError(f"--set {override}: {text!r} is not YAML") from err
 
 
 def _known_keys(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
