@@ -1,0 +1,207 @@
+"""RoIAlign, the levels it reads, sampling, losses and suppression of the second stage."""
+
+import pytest
+import torch
+
+from footprints.config import BoxHeadConfig, DetectionConfig
+from footprints.model.box_head import BoxHead, Detections, Samples, pool_rois
+from footprints.model.pointrend import image_points, regular_grid, sample_features
+from footprints.model.rpn import Proposals
+from footprints.model.targets import Target
+
+SIZE = (128, 128)
+DETECTION = DetectionConfig(score_threshold=0.05, nms_iou=0.5, max_per_chip=100)
+
+
+def make_rois(*boxes: list[float], images: list[int] | None = None) -> Proposals:
+    corners = torch.tensor(boxes, dtype=torch.float32).view(-1, 4)
+    return Proposals(corners, torch.tensor(images or [0] * len(boxes), dtype=torch.long))
+
+
+def make_head(num_classes: int = 1, **settings: object) -> BoxHead:
+    torch.manual_seed(0)
+    return BoxHead(2, num_classes, BoxHeadConfig(width=8, **settings))
+
+
+def make_target(*boxes: list[float], labelled: torch.Tensor | None = None) -> Target:
+    count = len(boxes)
+    corners = torch.tensor(boxes, dtype=torch.float32).view(-1, 4)
+    masks = torch.full((count, 8, 8), 255, dtype=torch.uint8)
+    return Target(corners, torch.zeros(count, dtype=torch.long), masks, corners, labelled)
+
+
+def test_roi_align_golden_values():
+    """The box (1, 1, 3, 3) in feature pixels, four image pixels each."""
+    ramp = torch.arange(25.0).view(1, 1, 5, 5)
+    pooled = pool_rois([ramp] * 5, make_rois([4, 4, 12, 12]), side=4, sampling_ratio=2)
+    expected = torch.tensor([4.5, 7.0, 9.5, 12.0]).view(4, 1) + torch.tensor([0, 0.5, 1, 1.5])
+    torch.testing.assert_close(pooled[0, 0], expected)
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 3])
+def test_roi_align_is_the_mean_of_points_inside_the_image(ratio):
+    torch.manual_seed(0)
+    pyramid = [torch.randn(2, 3, 32 >> i, 32 >> i) for i in range(5)]
+    rois = make_rois([5.3, 7.1, 60.2, 44.4], [20, 20, 21.5, 90.7], [6, 6, 50, 57], images=[1, 0, 1])
+    pooled = pool_rois(pyramid, rois, side=7, sampling_ratio=ratio)
+    grid = regular_grid(7 * ratio).expand(3, -1, -1)
+    points = sample_features(pyramid[0], 4, image_points(grid, rois.boxes), rois.image_index)
+    means = points.view(3, 7, ratio, 7, ratio, 3).mean(dim=(2, 4)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(pooled, means, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("side", "level"),
+    [
+        pytest.param(1.0, 0, id="a tiny box on P2"),
+        pytest.param(111.9, 0, id="just below 112 px on P2"),
+        pytest.param(112.0, 1, id="112 px on P3"),
+        pytest.param(224.0, 2, id="224 px on P4"),
+        pytest.param(448.0, 3, id="448 px on P5"),
+        pytest.param(2000.0, 3, id="beyond that on P5 still"),
+    ],
+)
+def test_boxes_are_pooled_on_the_level_of_their_side(side, level):
+    pyramid = [torch.full((1, 1, 600 >> i, 600 >> i), float(i)) for i in range(5)]
+    pooled = pool_rois(pyramid, make_rois([8, 8, 8 + side, 8 + side]), side=1, sampling_ratio=1)
+    assert pooled.item() == level
+
+
+def test_boxes_keep_their_order_across_levels_and_images():
+    pyramid = [
+        torch.tensor([0.0, 10.0]).view(2, 1, 1, 1).expand(2, 1, 99, 99) + i for i in range(5)
+    ]
+    small, large = [4, 4, 20, 20], [4, 4, 128, 128]
+    rois = make_rois(large, small, small, large, images=[1, 0, 1, 0])
+    assert pool_rois(pyramid, rois, side=1, sampling_ratio=1).flatten().tolist() == [11, 0, 10, 1]
+
+
+def test_no_boxes_and_boxes_without_area_are_pooled_too():
+    pyramid = [torch.ones(1, 2, 8, 8)] * 5
+    assert pool_rois(pyramid, make_rois(), side=7, sampling_ratio=2).shape == (0, 2, 7, 7)
+    assert torch.isfinite(pool_rois(pyramid, make_rois([5, 5, 5, 5]), 7, 2)).all()
+
+
+def test_samples_hold_the_truth_itself_and_background():
+    head = make_head(samples=8, positive_share=0.25)
+    torch.manual_seed(0)
+    corners = torch.rand(50, 2) * 20 + 80
+    background = torch.cat((corners, corners + 10), dim=1)
+    truth = [[0, 0, 20, 20], [30, 0, 60, 20], [0, 40, 20, 60]]
+    samples = head.sample(Proposals(background, torch.zeros(50).long()), [make_target(*truth)])
+    assert (samples.labels == 0).sum() == 2, "at most a quarter"
+    assert (samples.labels == 1).sum() == 6
+    positive = samples.labels == 0
+    assert torch.equal(samples.rois.boxes[positive], samples.truth_boxes[positive])
+    matched = torch.tensor(truth, dtype=torch.float32)[samples.truth_index[positive]]
+    assert torch.equal(matched, samples.truth_boxes[positive])
+
+
+def test_samples_match_proposals_to_buildings_of_their_own_image():
+    head = make_head()
+    rois = make_rois([0, 0, 20, 20], [0, 0, 20, 20], images=[0, 1])
+    samples = head.sample(rois, [make_target(), make_target([0, 0, 20, 22])])
+    assert samples.rois.image_index.tolist() == [0, 1, 1]
+    assert samples.labels.tolist() == [1, 0, 0]
+
+
+def test_background_without_labels_is_not_sampled():
+    head = make_head()
+    nowhere = torch.zeros(SIZE, dtype=torch.bool)
+    target = make_target([0, 0, 20, 20], labelled=nowhere)
+    samples = head.sample(make_rois([50, 50, 80, 80], [1, 0, 20, 20]), [target])
+    assert samples.labels.tolist() == [0, 0], "buildings teach, what may be background does not"
+
+
+@pytest.mark.parametrize("labels", [[], [1, 1]], ids=["no samples", "only background"])
+def test_losses_without_positives_are_finite(labels):
+    head = make_head()
+    boxes = torch.tensor([[0.0, 0, 20, 20]]).repeat(len(labels), 1)
+    images = torch.zeros(len(labels), dtype=torch.long)
+    samples = Samples(Proposals(boxes, images), torch.tensor(labels).long(), boxes, images)
+    logits, offsets = head([torch.randn(1, 2, 32 >> i, 32 >> i) for i in range(5)], samples.rois)
+    losses = head.losses(logits, offsets, samples)
+    assert losses["loss_box"] == 0
+    assert (losses["loss_class"] > 0) == bool(labels)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in head.parameters())
+
+
+def test_box_loss_looks_at_the_true_class_only():
+    head = make_head(num_classes=2)
+    rois = make_rois([0, 0, 20, 20])
+    samples = Samples(rois, torch.tensor([1]), rois.boxes, torch.tensor([0]))
+    offsets = torch.zeros(1, 2, 4)
+    offsets[0, 0] = 5
+    assert head.losses(torch.zeros(1, 3), offsets, samples)["loss_box"] == 0
+    offsets[0, 1] = 5
+    assert head.losses(torch.zeros(1, 3), offsets, samples)["loss_box"] == pytest.approx(18)
+
+
+def test_class_boxes_are_those_of_the_class_clipped_to_the_image():
+    head = make_head(num_classes=2)
+    offsets = torch.zeros(2, 2, 4)
+    offsets[:, 1, 0] = 10.0
+    boxes = torch.tensor([[0.0, 0, 20, 20], [110.0, 0, 130, 20]])
+    moved = head.class_boxes(offsets, boxes, torch.tensor([0, 1]), SIZE)
+    assert moved.tolist() == [[0, 0, 20, 20], [128, 0, 128, 20]]
+
+
+def detect(
+    rois: Proposals, probabilities: list[list[float]], config: DetectionConfig = DETECTION
+) -> Detections:
+    """Detections of boxes that need no shift, with these probabilities by class."""
+    scores = torch.tensor(probabilities)
+    rest = 1 - scores.sum(dim=1, keepdim=True)
+    head = make_head(num_classes=scores.shape[1])
+    offsets = torch.zeros(len(scores), scores.shape[1], 4)
+    return head.detect(torch.cat((scores, rest), 1).log(), offsets, rois, SIZE, config)
+
+
+BOX, NEAR, FAR = [10, 10, 40, 40], [12, 10, 42, 40], [60, 60, 90, 90]
+
+
+def test_the_more_confident_of_two_overlapping_boxes_is_kept():
+    found = detect(make_rois(BOX, NEAR, FAR), [[0.6], [0.9], [0.3]])
+    assert found.boxes.tolist() == [NEAR, FAR]
+    torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.3]))
+    assert found.labels.tolist() == [0, 0]
+
+
+def test_boxes_of_other_images_do_not_suppress():
+    found = detect(make_rois(BOX, BOX, images=[0, 1]), [[0.6], [0.9]])
+    assert found.image_index.tolist() == [0, 1]
+    torch.testing.assert_close(found.scores, torch.tensor([0.6, 0.9]))
+
+
+def test_boxes_of_other_classes_do_not_suppress():
+    found = detect(make_rois(BOX), [[0.3, 0.6]])
+    assert found.labels.tolist() == [1, 0]
+    assert found.boxes.tolist() == [BOX, BOX]
+
+
+def test_each_image_keeps_its_best_up_to_the_cap():
+    boxes = [[40 * i, 40 * j, 40 * i + 30, 40 * j + 30] for i in range(3) for j in range(3)]
+    scores = [[0.1 + 0.05 * i] for i in range(9)]
+    rois = make_rois(*boxes, *boxes[:3], images=[0] * 9 + [1] * 3)
+    found = detect(rois, scores + scores[:3], DETECTION.model_copy(update={"max_per_chip": 4}))
+    assert found.image_index.tolist() == [0] * 4 + [1] * 3
+    torch.testing.assert_close(found.scores[:4], torch.tensor([0.5, 0.45, 0.4, 0.35]))
+
+
+@pytest.mark.parametrize(
+    ("rois", "probabilities"),
+    [
+        pytest.param(make_rois(BOX), [[0.05]], id="nothing above the threshold"),
+        pytest.param(make_rois(), torch.empty(0, 1).numpy(), id="no proposals"),
+    ],
+)
+def test_nothing_is_detected_in_nothing(rois, probabilities):
+    found = detect(rois, probabilities)
+    assert [len(part) for part in found] == [0, 0, 0, 0]
+    assert found.boxes.shape == (0, 4)
+
+
+def test_boxes_are_clipped_and_those_left_with_less_than_a_pixel_are_dropped():
+    found = detect(make_rois([100, 100, 150, 150], [127.5, 0, 150, 50]), [[0.9], [0.9]])
+    assert found.boxes.tolist() == [[100, 100, 128, 128]]

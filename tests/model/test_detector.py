@@ -1,0 +1,203 @@
+"""Chips in, instances out: scaling, grouping by chip, the cap, devices."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_network import tiny_config, tiny_network
+
+from footprints.chip import Chip, InputSpec, Scaling, Window
+from footprints.errors import BandError, DetectionCapWarning, DeviceError
+from footprints.model.box_head import Detections
+from footprints.model.checkpoint import WeightsInfo, save_weights
+from footprints.model.detector import (
+    NetworkDetector,
+    choose_device,
+    load_detector,
+    quantize_logits,
+    scale_pixels,
+    to_instances,
+)
+from footprints.model.mask_rcnn import Prediction
+from footprints.model.pointrend import MaskGrids
+
+CPU = torch.device("cpu")
+SCALING = Scaling((127.0,) * 3, (64.0,) * 3)
+SPEC = InputSpec(bands=3, gsd_m=0.3, scaling=SCALING, multiple=32)
+
+
+def make_chip(seed: int = 0, *, bands: int = 3, dtype: str = "uint8", x: float = 0) -> Chip:
+    pixels = np.random.default_rng(seed).integers(0, 256, (bands, 96, 96)).astype(dtype)
+    valid = np.ones((96, 96), dtype=bool)
+    window = Window(x, 64, 96, 96)
+    return Chip(pixels, valid, SCALING, window, Affine.identity(), None, f"scene{seed}.tif")
+
+
+def make_detector(**detection: object) -> NetworkDetector:
+    config = tiny_config(detection={"max_per_chip": 500} | detection)
+    return NetworkDetector(tiny_network(config), WeightsInfo("tiny", config, SPEC), CPU)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return make_detector()
+
+
+def test_pixels_are_scaled_band_by_band_and_image_by_image():
+    pixels = torch.full((2, 2, 1, 3), 10, dtype=torch.uint8)
+    scalings = [Scaling((0.0, 10.0), (10.0, 1.0)), Scaling((20.0, 8.0), (5.0, 4.0))]
+    scaled = scale_pixels(pixels, torch.ones(2, 1, 3, dtype=torch.bool), scalings, CPU)
+    assert scaled.dtype == torch.float32
+    assert scaled[:, :, 0, 0].tolist() == [[1, 0], [-2, 0.5]]
+
+
+def test_pixels_without_data_are_zero_whatever_they_hold():
+    pixels = torch.tensor([[[[float("nan"), 5.0]]]])
+    valid = torch.tensor([[[False, True]]])
+    scaled = scale_pixels(pixels, valid, [Scaling((3.0,), (2.0,))], CPU)
+    assert scaled.flatten().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
+def test_pixel_types_do_not_matter_where_values_are_equal(detector, dtype):
+    (expected,), (found,) = detector([make_chip()]), detector([make_chip(dtype=dtype)])
+    assert len(found) > 0
+    np.testing.assert_array_equal(found.scores, expected.scores)
+
+
+def test_uint16_beyond_int16_is_not_wrapped():
+    values = np.full((1, 3, 96, 96), 60_000, dtype="uint16")
+    chip = replace(make_chip(), pixels=values[0], scaling=Scaling((60_000.0,) * 3, (1.0,) * 3))
+    zeros = replace(
+        make_chip(), pixels=np.zeros((3, 96, 96), "uint8"), scaling=Scaling((0.0,) * 3, (1.0,) * 3)
+    )
+    detector = make_detector()
+    np.testing.assert_array_equal(detector([chip])[0].scores, detector([zeros])[0].scores)
+
+
+@given(
+    images=st.lists(st.integers(0, 3), max_size=12).map(sorted),
+    sides=st.randoms(use_true_random=False),
+)
+@settings(max_examples=30)
+def test_every_instance_is_in_one_group_of_its_chip_and_keeps_its_order(images, sides):
+    count = len(images)
+    chosen = [sides.choice((2, 4)) for _ in range(count)]
+    numbers = torch.arange(count)
+    boxes = numbers.float().view(-1, 1).expand(-1, 4)
+    groups = []
+    for side in (2, 4):
+        members = numbers[torch.tensor(chosen, dtype=torch.long) == side]
+        members = members[torch.randperm(len(members))]
+        groups.append(
+            MaskGrids(members, (members.float() / 16).view(-1, 1, 1).expand(-1, side, side))
+        )
+    detections = Detections(boxes, numbers / 100, numbers % 2, torch.tensor(images).long())
+    chips = to_instances(Prediction(detections, boxes + 0.5, groups), 4)
+    assert [len(chip) for chip in chips] == [images.count(image) for image in range(4)]
+    number = 0
+    for chip in chips:
+        places = {}
+        for members, logits in chip.masks:
+            assert len(members)
+            places |= {
+                int(m): (grid.shape[0], int(grid[0, 0]))
+                for m, grid in zip(members, logits, strict=True)
+            }
+        assert sorted(places) == list(range(len(chip)))
+        assert sum(len(group.members) for group in chip.masks) == len(chip)
+        for i in range(len(chip)):
+            assert places[i] == (chosen[number], number)
+            assert chip.boxes[i, 0] == number
+            assert chip.mask_boxes[i, 0] == number + 0.5
+            assert chip.scores[i] == np.float32(number / 100)
+            number += 1
+
+
+def test_logits_keep_their_sign_and_are_clipped():
+    logits = torch.tensor([-1000.0, -1.0, -0.04, 0.0, 0.04, 1.0, 1000.0])
+    assert quantize_logits(logits).tolist() == [-127, -16, -1, 0, 1, 16, 127]
+    assert quantize_logits(logits).dtype == np.int8
+
+
+def test_detections_lie_in_their_chip(detector):
+    for instances in detector([make_chip(0), make_chip(1)]):
+        assert len(instances) > 0
+        assert (instances.boxes >= 0).all()
+        assert (instances.boxes <= 96).all()
+        assert ((instances.scores > 0) & (instances.scores <= 1)).all()
+        assert sum(len(group.members) for group in instances.masks) == len(instances)
+        assert (np.diff(instances.scores) <= 0).all(), "most confident first"
+
+
+def test_the_same_chips_give_the_same_instances(detector):
+    chips = [make_chip(0), make_chip(1)]
+    for first, again in zip(detector(chips), detector(chips), strict=True):
+        for part in ("boxes", "scores", "labels", "mask_boxes"):
+            np.testing.assert_array_equal(getattr(first, part), getattr(again, part))
+        for group, same in zip(first.masks, again.masks, strict=True):
+            np.testing.assert_array_equal(group.members, same.members)
+            np.testing.assert_array_equal(group.logits, same.logits)
+
+
+def test_reaching_the_cap_names_the_chip():
+    detector = make_detector(max_per_chip=3)
+    with pytest.warns(
+        DetectionCapWarning,
+        match=r"scene1\.tif: the chip at column 640, row 64 reached the cap of 3",
+    ):
+        (instances,) = detector([make_chip(1, x=640.0)])
+    assert len(instances) == 3
+
+
+def test_below_the_cap_nothing_is_said(detector):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        detector([make_chip()])
+
+
+def test_a_chip_with_other_bands_names_its_scene(detector):
+    with pytest.raises(BandError, match=r"take 3 bands, scene4\.tif gives 1"):
+        detector([make_chip(0), make_chip(4, bands=1)])
+
+
+def test_the_detector_says_what_its_weights_say(detector):
+    assert (detector.name, detector.classes, detector.confidence) == ("tiny", ("building",), 0.5)
+    assert detector.input_spec == SPEC
+
+
+def test_weights_load_into_a_detector_that_finds_the_same(tmp_path):
+    config = tiny_config(detection={"max_per_chip": 500})
+    network = tiny_network(config)
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            tensor.copy_(tensor.half())
+    info = WeightsInfo("tiny", config, SPEC)
+    save_weights(tmp_path / "tiny.safetensors", network, info)
+    expected = NetworkDetector(network, info, CPU)([make_chip()])[0]
+    found = load_detector(tmp_path / "tiny.safetensors", device="cpu")([make_chip()])[0]
+    np.testing.assert_array_equal(found.boxes, expected.boxes)
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        pytest.param("gpu", id="no such kind"),
+        pytest.param("cuda:99", id="no such GPU"),
+        pytest.param("", id="an empty name"),
+    ],
+)
+def test_a_device_that_is_not_there_is_an_error_with_a_way_out(device):
+    with pytest.raises(DeviceError, match=r"is not available \(.+\); try cpu"):
+        choose_device(device)
+
+
+def test_the_default_device_is_there():
+    assert torch.zeros(1, device=choose_device()).item() == 0
+    assert choose_device("cpu") == choose_device(CPU) == CPU
+    assert choose_device("auto") == choose_device()
