@@ -230,11 +230,18 @@ def _configure(*, quiet: bool, verbose: bool) -> None:
     """Our warnings and logs as single lines on standard error; warnings of libraries not at all."""
     warnings.simplefilter("ignore")
     warnings.simplefilter("ignore" if quiet else "always", FootprintsWarning)
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: _show_warning(message)
     level = logging.INFO if verbose else logging.ERROR
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     logging.getLogger("footprints").setLevel(level)
     logging.getLogger("lightning.pytorch").setLevel(level)
+
+
+def _show_warning(message: Warning | str) -> None:
+    from tqdm.auto import tqdm
+
+    # A progress bar that is being drawn moves down instead of running into the line.
+    tqdm.write(f"warning: {message}", file=sys.stderr)
 
 
 def main() -> None:
