@@ -65,9 +65,13 @@ class DetectionTask(lightning.LightningModule):
         assert isinstance(network, MaskRCNN)
         return network
 
-    def on_train_epoch_start(self) -> None:
-        """Seed the sampling of anchors and points by epoch, so that a resumed run repeats it."""
-        seed = np.random.SeedSequence((self.config.train.seed, self.current_epoch))
+    def on_train_batch_start(self, *_: object) -> None:
+        """Seed the sampling of anchors and points by step, so that a resumed run repeats it.
+
+        Once an epoch would not do: loaders draw from the same generator, and at other times in a
+        run that is resumed.
+        """
+        seed = np.random.SeedSequence((self.config.train.seed, self.global_step))
         torch.manual_seed(int(seed.generate_state(1)[0]))
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
@@ -201,9 +205,13 @@ class WriteWeights(Callback):
         assert isinstance(task, DetectionTask)
         info = dataclasses.replace(self._info, confidence=task.confidence)
         save_weights(self._weights, task.best, info)
+        # Lightning goes on showing the last validation's figures in epochs without any.
+        validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
         row: dict[str, object] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         row |= {
-            name: f"{float(value):.5g}" for name, value in sorted(trainer.callback_metrics.items())
+            name: f"{float(value):.5g}"
+            for name, value in sorted(trainer.callback_metrics.items())
+            if not name.endswith(("_step", "_epoch")) and (validated or not name.startswith("val_"))
         }
         rows = [r for r in read_metrics(self._metrics) if int(r["epoch"]) < trainer.current_epoch]
         names = dict.fromkeys([*(rows[0] if rows else ()), *row])
