@@ -6,9 +6,11 @@ A run lives in one folder: ``config.yaml`` (resolved), ``metrics.csv`` (a row pe
 
 from __future__ import annotations
 
+import multiprocessing
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -206,10 +208,19 @@ def _loader(
         drop_last=sampler is not None,
         num_workers=workers,
         collate_fn=collate,
-        # A forked worker may inherit a lock that some library's thread holds.
-        multiprocessing_context="forkserver" if workers else None,
+        multiprocessing_context=_forkserver() if workers else None,
         persistent_workers=workers > 0,
     )
+
+
+def _forkserver() -> BaseContext:
+    """How workers start: a forked one may inherit a lock that some library's thread holds.
+
+    The server imports what all workers need once, and they share it.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "footprints.data.dataset"])
+    return context
 
 
 def _trainer(
