@@ -93,7 +93,10 @@ def predict(
     chip_size: Annotated[
         int | None, typer.Option(help="Chip side in pixels; default: the weights' own.")
     ] = None,
-    overlap: Annotated[int, typer.Option(help="Pixels shared by neighbouring chips.")] = 128,
+    overlap: Annotated[
+        Optional[int],
+        typer.Option(help="Pixels shared by neighbouring chips; default: a quarter of the chip."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Chips that go through together.")] = 2,
     bands: Annotated[
         str | None, typer.Option(help="Bands to read, from 1, e.g. 3,2,1 or 1,1,1.")
@@ -234,7 +237,9 @@ def _configure(*, quiet: bool, verbose: bool) -> None:
     level = logging.INFO if verbose else logging.ERROR
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     logging.getLogger("footprints").setLevel(level)
-    logging.getLogger("lightning.pytorch").setLevel(level)
+    # At the handlers, because Lightning sets its own logger's level when it is imported.
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(level)
 
 
 def _show_warning(message: Warning | str) -> None:

@@ -64,7 +64,7 @@ def predict(
     confidence: float | None = None,
     min_area_m2: float = 4.0,
     chip_size: int | None = None,
-    overlap: int = 128,
+    overlap: int | None = None,
     batch_size: int = 2,
     bands: Sequence[int] | None = None,
     nodata: float | None = None,
@@ -88,7 +88,7 @@ def predict(
             square pixels with ``pixels``).
         chip_size: Side of a chip in pixels at the detector's ground resolution; None takes the
             detector's own.
-        overlap: Pixels shared by neighbouring chips.
+        overlap: Pixels shared by neighbouring chips; None takes a quarter of the chip.
         batch_size: Chips that go through the network together.
         bands: Bands to read, 1-based, repeats allowed; None takes the first ones.
         nodata: Value of pixels without data; goes before the one the raster declares.
@@ -162,12 +162,13 @@ def predict(
 
 
 def _cover(
-    scene: Scene, spec: InputSpec, chip_size: int | None, overlap: int
+    scene: Scene, spec: InputSpec, chip_size: int | None, overlap: int | None
 ) -> tuple[SceneGrid, ChipGrid]:
     """A scene at the detector's ground resolution, and the chips that cover it."""
     grid = resample_scene(scene, spec.gsd_m)
     size = spec.chip_size if chip_size is None else chip_size
-    return grid, ChipGrid(grid.height, grid.width, size, overlap, spec.multiple)
+    shared = size // 4 if overlap is None else overlap
+    return grid, ChipGrid(grid.height, grid.width, size, shared, spec.multiple)
 
 
 def _source_names(scenes: Sequence[Scene]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from footprints.chip import InputSpec, Scaling
@@ -66,9 +66,9 @@ def save_weights(path: str | Path, model: MaskRCNN, info: WeightsInfo) -> None:
     }
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(tensors, beside, metadata={_KEY: json.dumps(header, sort_keys=True)})
+        beside.write_bytes(save(tensors, {_KEY: json.dumps(header, sort_keys=True)}))
         beside.replace(path)
-    except (OSError, SafetensorError) as err:
+    except OSError as err:
         beside.unlink(missing_ok=True)
         raise OutputError(f"cannot write weights {path}: {err}") from err
 

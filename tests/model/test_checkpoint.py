@@ -13,7 +13,6 @@ from tiny_network import tiny_config, tiny_network
 
 from footprints.chip import InputSpec, Scaling
 from footprints.errors import OutputError, WeightsError
-from footprints.model import checkpoint
 from footprints.model.checkpoint import (
     FORMAT_VERSION,
     WeightsInfo,
@@ -186,11 +185,11 @@ def test_weights_of_another_network_name_the_first_tensor_that_differs(weights):
 def test_a_failed_write_leaves_the_earlier_file_and_nothing_beside(weights, network, monkeypatch):
     before = weights.read_bytes()
 
-    def fill_the_disk(tensors, path, metadata):
-        Path(path).write_bytes(b"half")
+    def fill_the_disk(path, _data):
+        path.touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", fill_the_disk)
+    monkeypatch.setattr(Path, "write_bytes", fill_the_disk)
     with pytest.raises(OutputError, match="No space left"):
         save_weights(weights, network, INFO)
     assert weights.read_bytes() == before
