@@ -94,7 +94,7 @@ def predict(
         int | None, typer.Option(help="Chip side in pixels; default: the weights' own.")
     ] = None,
     overlap: Annotated[
-        Optional[int],
+        int | None,
         typer.Option(help="Pixels shared by neighbouring chips; default: a quarter of the chip."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Chips that go through together.")] = 2,
