@@ -173,10 +173,11 @@ def train(
 
     Example: footprints train configs/buildings-lite0.yaml -o runs/first --set train.epochs=5
     """
-    _configure(quiet=quiet, verbose=verbose)
     from footprints.config import load_config
     from footprints.training import train as run
 
+    # After the imports: Lightning sets its own logger's level when it is imported.
+    _configure(quiet=quiet, verbose=verbose)
     weights = run(load_config(config, settings or ()), output, resume=resume, progress=not quiet)
     if not quiet:
         print(f"weights are in {weights}")
@@ -237,9 +238,7 @@ def _configure(*, quiet: bool, verbose: bool) -> None:
     level = logging.INFO if verbose else logging.ERROR
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     logging.getLogger("footprints").setLevel(level)
-    # At the handlers, because Lightning sets its own logger's level when it is imported.
-    for handler in logging.getLogger().handlers:
-        handler.setLevel(level)
+    logging.getLogger("lightning.pytorch").setLevel(level)
 
 
 def _show_warning(message: Warning | str) -> None:
