@@ -1,0 +1,310 @@
+"""Training runs: what they write, resuming, failing, averaging and the schedule."""
+
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import shapely
+import torch
+import yaml
+from labelled_scenes import make_scene
+from safetensors.torch import load_file
+from tiny_network import SECTIONS, tiny_config, tiny_network
+
+from footprints.chip import InputSpec, Scaling
+from footprints.config import OptimizerConfig, RunConfig, load_config
+from footprints.errors import OutputError, TrainingError
+from footprints.loop import DetectionTask, choose_confidence, make_optimizer, read_metrics
+from footprints.model.checkpoint import read_info
+from footprints.model.detector import load_detector
+from footprints.pipeline import predict
+from footprints.training import train
+
+SIDE = 224
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory) -> Path:
+    """A folder with an image of squares, a building every 28 pixels."""
+    folder = tmp_path_factory.mktemp("scene")
+    corners = range(6, SIDE - 20, 28)
+    squares = [shapely.box(x, y, x + 16, y + 14) for x in corners for y in corners]
+    make_scene(folder, squares, height=SIDE, width=SIDE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config_file(scene) -> Path:
+    """A run of three short epochs that validates after the second."""
+    settings = {
+        "name": "tiny",
+        "model": SECTIONS | {"detection": {"max_per_chip": 500}},
+        "data": {
+            "root": str(scene),
+            "gsd_m": 0.5,
+            "chip_size": 64,
+            "chips_per_epoch": 8,
+            "validation_share": 0.1,
+            "scenes": [{"images": ["scene.tif"], "labels": "scene.gpkg", "attribution": "ours"}],
+        },
+        "optimizer": {"warmup_steps": 4, "average": 0.9, "learning_rate": 1e-3},
+        "train": {"epochs": 3, "validate_every": 2, "batch_size": 2, "workers": 0},
+    }
+    path = scene / "tiny.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(config_file, tmp_path_factory) -> Path:
+    """The folder of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    assert train(load_config(config_file), folder, progress=False) == folder / "weights.safetensors"
+    return folder
+
+
+@pytest.mark.slow
+def test_a_run_leaves_its_configuration_figures_checkpoint_and_weights(run, config_file):
+    assert sorted(path.name for path in run.iterdir()) == [
+        "config.yaml",
+        "last.ckpt",
+        "metrics.csv",
+        "weights.safetensors",
+    ]
+    assert load_config(run / "config.yaml") == load_config(config_file)
+
+
+@pytest.mark.slow
+def test_figures_have_a_row_per_epoch_and_validation_where_it_ran(run):
+    rows = read_metrics(run / "metrics.csv")
+    assert [(row["epoch"], row["step"]) for row in rows] == [("0", "4"), ("1", "8"), ("2", "12")]
+    for name in ("loss", "loss_class", "loss_mask", "loss_mask_point", "loss_objectness"):
+        assert all(float(row[name]) > 0 for row in rows), name
+    assert [row["val_f1"] != "" for row in rows] == [False, True, False]
+
+
+@pytest.mark.slow
+def test_weights_say_how_they_were_trained_and_predict(run, scene):
+    info = read_info(run / "weights.safetensors")
+    assert info.name == "tiny"
+    assert info.training["data"][0]["attribution"] == "ours"
+    assert info.input_spec.gsd_m == 0.5
+    assert info.input_spec.value_range == ((50, 200),) * 3
+    detector = load_detector(run / "weights.safetensors", device="cpu")
+    layer = predict(
+        scene / "scene.tif", detector=detector, chip_size=64, overlap=32, progress=False
+    )
+    assert "confidence" in layer.columns
+
+
+def start(config_file: Path, folder: Path, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "footprints.cli", "train", config_file, "-o", folder, *options]
+    return subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(run, config_file, tmp_path):
+    folder = tmp_path / "killed"
+    process = start(config_file, folder)
+    while not (folder / "last.ckpt").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it was killed before it was done"
+    train(load_config(config_file), folder, resume=True, progress=False)
+    assert (folder / "metrics.csv").read_text() == (run / "metrics.csv").read_text()
+    assert read_info(folder / "weights.safetensors") == read_info(run / "weights.safetensors")
+    resumed, undisturbed = (load_file(f / "weights.safetensors") for f in (folder, run))
+    assert resumed.keys() == undisturbed.keys()
+    for name, tensor in undisturbed.items():
+        assert torch.equal(resumed[name], tensor), name
+
+
+@pytest.mark.slow
+def test_the_command_trains_and_says_nothing_but_where_the_weights_are(config_file, tmp_path):
+    command = ["train", config_file, "-o", tmp_path / "run", "--set", "train.epochs=1", "--set"]
+    command += ["train.workers=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "footprints.cli", *map(str, command)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    last = done.stdout.splitlines()[-1]
+    assert last == f"weights are in {tmp_path / 'run' / 'weights.safetensors'}"
+    assert done.stderr == "", "no remarks of libraries"
+
+
+@pytest.mark.slow
+def test_a_run_is_not_overwritten(run, config_file):
+    before = (run / "weights.safetensors").read_bytes()
+    with pytest.raises(OutputError, match=r"holds a run; go on with --resume or choose"):
+        train(load_config(config_file), run, progress=False)
+    assert (run / "weights.safetensors").read_bytes() == before
+
+
+def test_nothing_to_resume_is_an_error(config_file, tmp_path):
+    with pytest.raises(TrainingError, match=r"nothing to resume: .*last\.ckpt is missing"):
+        train(load_config(config_file), tmp_path / "new", resume=True, progress=False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_folder_that_cannot_be_made_is_an_error(config_file, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="cannot write the run folder"):
+        train(load_config(config_file), tmp_path / "file" / "run", progress=False)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(
+    run, config_file, tmp_path
+):
+    folder = tmp_path / "diverged"
+    train(load_config(config_file, ["train.epochs=1"]), folder, progress=False)
+    kept = {name: (folder / name).read_bytes() for name in ("last.ckpt", "weights.safetensors")}
+    wild = ["optimizer.learning_rate=1e30", "optimizer.name=sgd", "optimizer.momentum=0"]
+    with pytest.raises(TrainingError, match=r"not finite at step \d+ \(.*lower optimizer"):
+        train(load_config(config_file, wild), tmp_path / "wild", progress=False)
+    assert not (tmp_path / "wild" / "last.ckpt").exists(), "the first epoch was not finished"
+    assert {name: (folder / name).read_bytes() for name in kept} == kept
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_weights_of_ours(run, config_file, tmp_path):
+    start_from = run / "weights.safetensors"
+    settings = [f"train.start_from={start_from}", "train.epochs=1", "optimizer.average=0"]
+    settings += ["optimizer.learning_rate=1e-12", "optimizer.weight_decay=0"]
+    path = train(load_config(config_file, settings), tmp_path / "more", progress=False)
+    before, after = load_file(start_from), load_file(path)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def make_task(**optimizer: object) -> DetectionTask:
+    scene = {"images": ["a.tif"], "labels": "a.gpkg"}
+    config = RunConfig.model_validate(
+        {"data": {"scenes": [scene]}, "model": tiny_config(), "optimizer": optimizer}
+    )
+    spec = InputSpec(bands=3, gsd_m=0.3, scaling=Scaling((0.0,) * 3, (1.0,) * 3))
+    return DetectionTask(tiny_network(config.model), config, spec)
+
+
+def test_predictions_come_from_the_average_where_one_is_kept():
+    plain = make_task()
+    assert plain.best is plain.model
+    task = make_task(average=0.9)
+    assert task.best is not task.model
+    assert task.best.config == task.model.config
+
+
+def test_the_average_follows_quickly_at_first_and_slowly_later():
+    task = make_task(average=0.9)
+    weight, average = task.model.rpn.conv.weight, task.best.rpn.conv.weight
+    with torch.no_grad():
+        weight.zero_()
+    task.on_train_batch_end()
+    assert (average == 0).all(), "the first step is taken as it is"
+    expected = 0.0
+    for count in range(1, 200):
+        with torch.no_grad():
+            weight.fill_(count)
+        task.on_train_batch_end()
+        decay = min(0.9, (1 + count) / (10 + count))
+        expected = decay * expected + (1 - decay) * count
+    assert average.mean().item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_norms_and_biases_do_not_decay():
+    network = tiny_network(tiny_config(backbone={"norm": "live", "frozen_stages": 1}))
+    optimizer = make_optimizer(network, OptimizerConfig(weight_decay=0.1, trunk_factor=0.5))
+    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            assert id(parameter) not in decays, f"{name} is frozen"
+            continue
+        one_dimensional = name.endswith(".bias") or ".bn" in name
+        assert decays[id(parameter)] == (0 if one_dimensional else 0.1), name
+        trunk = name.startswith("backbone.trunk")
+        assert rates[id(parameter)] == pytest.approx(1e-4 if trunk else 2e-4), name
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(decays)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+def test_both_optimizers_are_to_be_had(name, kind):
+    assert isinstance(make_optimizer(tiny_network(), OptimizerConfig(name=name)), kind)
+
+
+class StubTrainer:
+    """As much of a trainer as the schedule asks for."""
+
+    estimated_stepping_batches = 100
+
+
+@pytest.mark.parametrize("warmup", [0, 10, 100])
+def test_the_rate_rises_linearly_and_falls_along_half_a_cosine(warmup, monkeypatch):
+    task = make_task(warmup_steps=warmup, learning_rate=1.0)
+    monkeypatch.setattr(DetectionTask, "trainer", StubTrainer())
+    schedule = task.configure_optimizers()["lr_scheduler"]["scheduler"]
+    factors = [schedule.lr_lambdas[0](step) for step in range(101)]
+    for step in range(warmup):
+        assert factors[step] == pytest.approx((step + 1) / warmup)
+    assert factors[warmup] == pytest.approx(1)
+    if warmup < 100:
+        middle = (100 + warmup) // 2
+        assert factors[middle] == pytest.approx(0.5, abs=0.02)
+        assert factors[100] == pytest.approx(0)
+        assert np.all(np.diff(factors[warmup:]) < 0)
+    assert all(0 <= factor <= 1 and math.isfinite(factor) for factor in factors)
+
+
+def test_the_confidence_is_where_f1_is_best():
+    scores = np.float32([0.3, 0.9, 0.8, 0.1, 0.2])
+    hits = np.array([True, True, True, False, False])
+    confidence, figures = choose_confidence(scores, hits, 4)
+    assert confidence == pytest.approx(0.3)
+    assert figures["val_precision"] == 1
+    assert figures["val_recall"] == 0.75
+    assert figures["val_f1"] == pytest.approx(6 / 7)
+
+
+@pytest.mark.parametrize("scores", [[], [0.9, 0.2]], ids=["nothing found", "only false alarms"])
+def test_without_hits_all_figures_are_zero(scores):
+    misses = np.zeros(len(scores), dtype=bool)
+    confidence, figures = choose_confidence(np.float32(scores), misses, 3)
+    assert 0 < confidence < 1
+    assert set(figures.values()) == {0}
+
+
+def test_figures_of_a_run_that_has_none_yet_are_none(tmp_path):
+    assert read_metrics(tmp_path / "metrics.csv") == []
+    with (tmp_path / "metrics.csv").open("w", newline="") as file:
+        csv.DictWriter(file, ["epoch"]).writeheader()
+    assert read_metrics(tmp_path / "metrics.csv") == []
+
+
+def test_scenes_of_different_pixel_types_are_refused(config_file, scene, tmp_path):
+    square = [shapely.box(5, 5, 25, 25)]
+    make_scene(scene, square, name="other", height=SIDE, width=SIDE)
+    with rasterio.open(scene / "other.tif") as raster:
+        profile, pixels = raster.profile, raster.read()
+    with rasterio.open(scene / "wide.tif", "w", **(profile | {"dtype": "uint16"})) as raster:
+        raster.write(pixels.astype("uint16"))
+    config = load_config(config_file)
+    wide = config.data.scenes[0].model_copy(
+        update={"images": ("wide.tif",), "labels": "other.gpkg"}
+    )
+    data = config.data.model_copy(update={"scenes": (*config.data.scenes, wide)})
+    with pytest.raises(
+        TrainingError, match=r"differ in their pixel type: uint8 .*uint16 .*wide\.tif"
+    ):
+        train(config.model_copy(update={"data": data}), tmp_path / "run", progress=False)
