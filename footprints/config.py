@@ -199,6 +199,8 @@ class AugmentConfig(Settings):
     """Range of ground resolutions, relative to the nominal one."""
     turn: bool = True
     """Mirror images and quarter turns: from above, no direction is up."""
+    tilted: Share = 0.5
+    """Share of cuts turned by any angle, where the image has room for it."""
     brightness: Share = 0.12
     """Largest shift of all bands, as a share of the value range."""
     contrast: Share = 0.25

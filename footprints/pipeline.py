@@ -29,7 +29,7 @@ from footprints.raster.reader import SceneGrid, read_chip, resample_scene
 from footprints.raster.scaling import fit_scaling
 from footprints.raster.source import Scene, open_scene
 from footprints.vector.layer import concat_layers, place, reproject
-from footprints.vector.merge import merge
+from footprints.vector.merge import EVIDENCE_SHARE, merge
 from footprints.vector.outlines import Footprints, Outlines
 from footprints.vector.trace import trace
 from footprints.vector.wide_roofs import settle_wide_roofs
@@ -186,14 +186,15 @@ def _find_footprints(fine: _Pass, detector: Detector, *, progress: bool) -> Foot
     name = fine.grid.scene.name
     with tqdm(total=total, desc=name, unit="chip", disable=not progress) as bar:
         outlines, read = _detect(fine, detector, bar)
-        footprints = merge(outlines, fine.chips, read)
+        footprints = merge(outlines, fine.chips, read, confidence=fine.confidence)
         for coarse in passes[1:]:
             bar.set_description(f"{name}, wide roofs")
             wide, wide_read = _detect(coarse, detector, bar)
+            roofs = merge(wide, coarse.chips, wide_read, confidence=coarse.confidence)
             scale = np.divide(coarse.grid.factor, fine.grid.factor)
             footprints = settle_wide_roofs(
                 footprints,
-                merge(wide, coarse.chips, wide_read).scaled(*scale),
+                roofs.scaled(*scale),
                 fine.chips,
                 coarse_px=float(max(scale)),
             )
@@ -223,13 +224,15 @@ def _detect(
         shown = [(number, chip) for number, chip in batch if chip.valid.any()]
         instances = detector([chip for _, chip in shown]) if shown else []
         for (number, chip), detected in zip(shown, instances, strict=True):
-            confident = detected.take(np.flatnonzero(detected.scores >= each.confidence))
+            heard = detected.take(
+                np.flatnonzero(detected.scores >= EVIDENCE_SHARE * each.confidence)
+            )
             found.append(
                 Outlines.from_instances(
-                    confident, trace(confident), each.chips.window(number), number, chip.valid
+                    heard, trace(heard), each.chips.window(number), number, chip.valid
                 )
             )
-            buildings += len(found[-1])
+            buildings += int((found[-1].scores >= each.confidence).sum())
             read[number] = True
         bar.set_postfix(buildings=buildings, refresh=False)
         bar.update(len(batch))

@@ -1,7 +1,7 @@
 """Augmentation: what a chip shows may turn and change colour, never its buildings' truth.
 
 Geometry is an affine that moves pixels and polygons alike, so that targets are rasterised after
-augmentation and never resampled. Colour is one linear map over the bands, a gamma, a slight blur
+augmentation and never resampled; pixels are only where a chip is tilted. Colour is one linear map over the bands, a gamma, a slight blur
 and noise, in units of the training imagery's value range.
 """
 
@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from affine import Affine
 from numpy.typing import NDArray
 
@@ -50,6 +52,49 @@ class Orientation(NamedTuple):
 UPRIGHT = Orientation(0, mirrored=False)
 
 
+class Tilt(NamedTuple):
+    """A turn by any angle about the centre, for the middle of a larger image to be shown."""
+
+    degrees: float
+    """Clockwise as seen on the chip, where y goes down."""
+
+    def shape_under(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the upright image that covers (height, width) pixels tilted."""
+        angle = np.deg2rad(self.degrees)
+        cos, sin = abs(np.cos(angle)), abs(np.sin(angle))
+        # Rounding first: a tilt of nothing, or of a quarter, needs no pixel more.
+        return (
+            int(np.ceil(np.round(height * cos + width * sin, 6))),
+            int(np.ceil(np.round(width * cos + height * sin, 6))),
+        )
+
+    def affine(self, height: int, width: int) -> Affine:
+        """From pixels of the image under a tilted one of (height, width) to that one's."""
+        under = self.shape_under(height, width)
+        return (
+            Affine.translation(width / 2, height / 2)
+            @ Affine.rotation(self.degrees)
+            @ Affine.translation(-under[1] / 2, -under[0] / 2)
+        )
+
+    def pixels(self, image: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+        """Tilt (bands, *shape_under) to (bands, height, width); bilinear, 0 beyond the image."""
+        if not self.degrees:
+            return image
+        back = ~self.affine(height, width)
+        size = np.array(image.shape[:0:-1])
+        y, x = np.mgrid[0:height, 0:width] + 0.5
+        points = np.stack([back.a * x + back.b * y + back.c, back.d * x + back.e * y + back.f], -1)
+        grid = torch.from_numpy((2 * points / size - 1).astype(np.float32))
+        tilted: NDArray[np.float32] = F.grid_sample(
+            torch.from_numpy(image).unsqueeze(0), grid.unsqueeze(0), align_corners=False
+        )[0].numpy()
+        return tilted
+
+
+LEVEL = Tilt(0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Augmentation:
     """How far training chips differ from the imagery. The default is for vertical RGB imagery."""
@@ -58,6 +103,8 @@ class Augmentation:
     """Ground resolution relative to the target, drawn evenly on a logarithmic scale."""
     turn: bool = True
     """Mirror images and quarter turns: from above, no direction is up."""
+    tilted: float = 0.5
+    """Share of cuts turned by any angle, where the image has room for it."""
     brightness: float = 0.12
     """Largest shift of all bands, as a share of the value range."""
     contrast: float = 0.25
@@ -97,6 +144,12 @@ class Augmentation:
         if not self.turn:
             return UPRIGHT
         return Orientation(int(rng.integers(4)), mirrored=bool(rng.integers(2)))
+
+    def draw_tilt(self, rng: np.random.Generator) -> Tilt:
+        """Less than half a quarter turn either way, or none."""
+        if rng.random() >= self.tilted:
+            return LEVEL
+        return Tilt(float(rng.uniform(-45, 45)))
 
 
 def jitter_colours(

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from footprints.chip import ChipGrid, Window
-from footprints.data.augment import Augmentation, Range, jitter_colours
+from footprints.data.augment import LEVEL, Augmentation, Range, jitter_colours
 from footprints.data.labels import LabelledImage, window_box
 from footprints.data.split import Block, TrainingImage
 from footprints.data.targets import Cut, Sample, make_sample
@@ -228,8 +228,12 @@ class TrainingChips(Dataset[Sample]):
         orientation = self.augmentation.draw_orientation(rng)
         if orientation.swaps_sides:
             height, width = width, height
-        image, window = self._draw_window(number, (height, width), rng)
-        return Cut(image, window, height, width, orientation, x, y)
+        tilt = self.augmentation.draw_tilt(rng)
+        under = tilt.shape_under(height, width)
+        image, window = self._draw_window(number, under, rng)
+        if tilt != LEVEL and not _fits(window, image):
+            tilt, window = LEVEL, _middle(window, under, (height, width))
+        return Cut(image, window, height, width, orientation, x, y, tilt)
 
     def _draw_window(
         self, number: int, shape: tuple[int, int], rng: np.random.Generator
@@ -337,6 +341,20 @@ def _size_window(
     """The window at the image's corner that ``shape`` chip pixels show."""
     scale_x, scale_y = image.scale(gsd_m)
     return Window(0, 0, shape[1] * scale_x * scale, shape[0] * scale_y * scale)
+
+
+def _fits(window: Window, image: LabelledImage) -> bool:
+    """Whether a window lies on its image."""
+    right, bottom = window.x + window.width, window.y + window.height
+    return min(window.x, window.y) >= 0 and right <= image.width and bottom <= image.height
+
+
+def _middle(window: Window, shape: tuple[int, int], part: tuple[int, int]) -> Window:
+    """The middle of a window, of ``part`` where the whole is of ``shape`` chip pixels."""
+    height, width = window.height * part[0] / shape[0], window.width * part[1] / shape[1]
+    x = window.x + (window.width - width) / 2
+    y = window.y + (window.height - height) / 2
+    return Window(x, y, width, height)
 
 
 def _put_anywhere(window: Window, image: LabelledImage, rng: np.random.Generator) -> Window:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rasterio.features import geometry_mask
 
 from footprints.chip import Window
-from footprints.data.augment import UPRIGHT, Orientation
+from footprints.data.augment import LEVEL, UPRIGHT, Orientation, Tilt
 from footprints.data.labels import LabelledImage, apply_affine, window_box
 from footprints.vector.coverage import rasterize_coverage
 
@@ -31,6 +31,8 @@ MIN_SIDE_PX = 3.0
 """Nor is one whose visible part is narrower than this many chip pixels."""
 MIN_LABELLED_SHARE = 0.5
 """Nor is one with less of its box on ground that has both data and complete labels."""
+_WHOLE = 0.999
+"""Of a pixel, this much must have data; less than all of it, for rounding."""
 
 Pixels = NDArray[np.generic]
 Read = Callable[[LabelledImage, Window, tuple[int, int]], tuple[Pixels, NDArray[np.bool_]]]
@@ -65,25 +67,33 @@ class Cut(NamedTuple):
     window: Window
     """In raster pixels; it may reach beyond the raster."""
     height: int
-    """Chip pixels along y when read, before it is turned."""
+    """Chip pixels along y that it shows, before it is turned."""
     width: int
-    """Chip pixels along x when read, before it is turned."""
+    """Chip pixels along x that it shows, before it is turned."""
     orientation: Orientation = UPRIGHT
     x: int = 0
     """Left edge on the chip."""
     y: int = 0
     """Upper edge on the chip."""
+    tilt: Tilt = LEVEL
+    """Where there is one, the window is larger than what is shown."""
 
     @property
     def to_chip(self) -> Affine:
         """Raster pixels to chip pixels."""
-        scale = Affine.scale(self.width / self.window.width, self.height / self.window.height)
+        height, width = self.read_shape
         return (
             Affine.translation(self.x, self.y)
             @ self.orientation.affine(self.height, self.width)
-            @ scale
+            @ self.tilt.affine(self.height, self.width)
+            @ Affine.scale(width / self.window.width, height / self.window.height)
             @ Affine.translation(-self.window.x, -self.window.y)
         )
+
+    @property
+    def read_shape(self) -> tuple[int, int]:
+        """Height and width that the window is read to, in chip pixels."""
+        return self.tilt.shape_under(self.height, self.width)
 
     @property
     def place(self) -> tuple[slice, slice]:
@@ -123,10 +133,8 @@ def make_sample(cuts: Sequence[Cut], read: Read, height: int, width: int) -> Sam
     valid = np.zeros((height, width), dtype=bool)
     labelled = np.zeros((height, width), dtype=bool)
     for cut in cuts:
-        raw, has_data = read(cut.image, cut.window, (cut.height, cut.width))
         rows, columns = cut.place
-        pixels[:, rows, columns] = cut.orientation.turn_pixels(raw)
-        valid[rows, columns] = cut.orientation.turn_pixels(has_data)
+        pixels[:, rows, columns], valid[rows, columns] = _show(cut, read)
         labelled[rows, columns] = True
         if cut.image.aoi is not None:
             labelled[rows, columns] = _covered(cut.image.aoi, cut, (height, width))[rows, columns]
@@ -162,24 +170,30 @@ def rasterize_targets(
     return masks, mask_boxes
 
 
+def _show(cut: Cut, read: Read) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Pixels (bands, ...) and validity of a cut, as they stand on the chip."""
+    raw, has_data = read(cut.image, cut.window, cut.read_shape)
+    pixels = cut.tilt.pixels(raw.astype(np.float32), cut.height, cut.width)
+    whole = cut.tilt.pixels(has_data[np.newaxis].astype(np.float32), cut.height, cut.width)
+    turn = cut.orientation.turn_pixels
+    # A pixel mixed with one without data is none.
+    return turn(pixels), turn(whole[0] > _WHOLE)
+
+
 def _visible_parts(cut: Cut) -> _Visible:
-    """The labels under a cut, clipped at the window and at the raster's edge."""
-    window, image = cut.window, cut.image
-    rows = np.sort(image.tree.query(window_box(window)))
+    """The labels that a cut shows, clipped at the raster's edge and at that of the cut."""
+    image, rows = cut.image, np.sort(cut.image.tree.query(window_box(cut.window)))
     whole = image.polygons[rows]
+    on_raster = shapely.clip_by_rect(whole, 0, 0, image.width, image.height)
+    down, across = cut.place
     parts = shapely.clip_by_rect(
-        whole,
-        max(window.x, 0),
-        max(window.y, 0),
-        min(window.x + window.width, image.width),
-        min(window.y + window.height, image.height),
+        apply_affine(on_raster, cut.to_chip), across.start, down.start, across.stop, down.stop
     )
     area = shapely.area(parts)
     seen = area > 0
+    scale = abs(cut.to_chip.determinant)
     return _Visible(
-        apply_affine(parts[seen], cut.to_chip),
-        area[seen] / shapely.area(whole[seen]),
-        image.labels[rows[seen]],
+        parts[seen], area[seen] / (scale * shapely.area(whole[seen])), image.labels[rows[seen]]
     )
 
 

@@ -138,7 +138,8 @@ def _subtract(left: Polygons, better: Indices, worse: Indices) -> None:
     share = shapely.area(rest) / shapely.area(before)
     # A better one in the middle would leave a ring: no building looks like that.
     gone = (share <= 1 - COVERED_SHARE) | (_holes(rest) > _holes(before))
-    gone |= (share < LEFTOVER_SHARE) & is_sliver(rest)
+    leftover = np.flatnonzero(share < LEFTOVER_SHARE)
+    gone[leftover] |= is_sliver(rest[leftover])
     rest[~gone] = without_slivers(rest[~gone])
     rest[gone] = None
     left[targets] = rest

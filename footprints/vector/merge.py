@@ -41,8 +41,15 @@ SHORT_PX = 3 * EDGE_PX
 """An outline that stops this far from its chip's edge is still taken for cut where a neighbouring
 chip's outline of the same building goes on behind that edge."""
 
+EVIDENCE_SHARE = 0.4
+"""Outlines down to this share of the confidence asked for are heard as evidence. A detector is often
+surer of a stump at a chip's edge than of the whole building that the next chip shows: the whole one
+counts, with its own confidence, as it would if the seam were elsewhere."""
 
-def merge(outlines: Outlines, grid: ChipGrid, read: NDArray[np.bool_]) -> Footprints:
+
+def merge(
+    outlines: Outlines, grid: ChipGrid, read: NDArray[np.bool_], *, confidence: float = 0.0
+) -> Footprints:
     """Merge the outlines of all chips of a scene.
 
     The result depends neither on the order of the outlines nor on how chips are numbered.
@@ -52,22 +59,27 @@ def merge(outlines: Outlines, grid: ChipGrid, read: NDArray[np.bool_]) -> Footpr
         grid: The chips.
         read: (chips,) whether a chip was read and gave a result; False for chips without data and
             for those that failed.
+        confidence: Footprints below it are left out, once seams are settled. Outlines below it are
+            of use down to `EVIDENCE_SHARE` of it.
 
     Returns:
         Footprints without common ground, in order of position.
     """
     windows = windows_of(grid)
+    outlines = outlines.take(outlines.scores >= EVIDENCE_SHARE * confidence)
     outlines = outlines.take(_order(outlines, windows))
     outlines = _without_stray_parts(outlines, find_sides(outlines, grid, read))
     overlaps = find_overlaps(outlines.polygons)
 
-    keep = _single_in_chip(outlines, overlaps)
+    keep = _single_in_chip(outlines, overlaps, outlines.scores >= confidence)
     overlaps = overlaps.among(keep)
     iou = _iou_where_both_saw(outlines, overlaps, windows)
     sides = _reveal_cuts(outlines, find_sides(outlines, grid, read), overlaps, iou, windows)
     keep &= _deepest_of_whole(outlines, sides, overlaps.where(iou >= SAME_IOU))
     keep &= ~_inside_whole(outlines, sides, overlaps.among(keep))
-    return make_disjoint(*join(outlines.take(keep), sides.take(keep), windows))
+    footprints, unmatched = join(outlines.take(keep), sides.take(keep), windows)
+    sure = footprints.scores >= confidence
+    return make_disjoint(footprints.take(sure), unmatched[sure])
 
 
 def _order(outlines: Outlines, windows: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -85,10 +97,13 @@ def _without_stray_parts(outlines: Outlines, sides: Sides) -> Outlines:
     return replace(outlines, polygons=polygons)
 
 
-def _single_in_chip(outlines: Outlines, overlaps: Overlaps) -> Mask:
-    """(n,) False for blobs, and for all but the surest outline of one building in one chip."""
+def _single_in_chip(outlines: Outlines, overlaps: Overlaps, sure: Mask) -> Mask:
+    """(n,) False for blobs, and for all but the surest outline of one building in one chip.
+
+    Only sure outlines make a sure one a blob: there are always unsure ones inside a large roof.
+    """
     overlaps = overlaps.where(outlines.chips[overlaps.first] == outlines.chips[overlaps.second])
-    single = ~find_blobs(outlines.polygons, overlaps)
+    single = ~find_blobs(outlines.polygons, overlaps.among(sure))
     overlaps = overlaps.among(single)
     areas = shapely.area(outlines.polygons)
     union = areas[overlaps.first] + areas[overlaps.second] - overlaps.area

@@ -19,6 +19,9 @@ Polygons = NDArray[np.object_]
 Indices = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 
+STRAIGHT_PX = 0.05
+"""Vertices this close to the line between others are dropped. Tracing leaves one for every mask
+cell that an outline passes; merging takes time in proportion."""
 NODATA_REACH_PX = 2
 """A box this close to pixels without data counts as touching them."""
 
@@ -54,7 +57,7 @@ class Outlines:
         chip: int,
         valid: NDArray[np.bool_],
     ) -> Outlines:
-        """Move the traced instances of one chip into the scene.
+        """Move the traced instances of one chip into the scene, and thin out their vertices.
 
         Args:
             instances: Detections of the chip, n of them, in chip pixels.
@@ -73,8 +76,8 @@ class Outlines:
             cells=_cell_sides(instances),
             at_nodata=_near_invalid(instances.boxes, valid),
         ).take(~shapely.is_missing(polygons))
-        moved = shapely.transform(outlines.polygons, lambda xy: xy + corner)
-        return replace(outlines, polygons=moved)
+        thinned = _thin_out(outlines.polygons)
+        return replace(outlines, polygons=shapely.transform(thinned, lambda xy: xy + corner))
 
     @classmethod
     def concatenate(cls, outlines: Iterable[Outlines]) -> Outlines:
@@ -135,6 +138,14 @@ class Footprints:
         """The same footprints on a grid of finer (factor > 1) or coarser pixels."""
         factors = np.array([x_factor, y_factor])
         return self.with_polygons(shapely.transform(self.polygons, lambda xy: xy * factors))
+
+
+def _thin_out(polygons: Polygons) -> Polygons:
+    """Drop vertices that hardly matter; (n,) valid outlines stay valid."""
+    # Ten times as fast as keeping the topology, which is hardly ever at stake.
+    thinned = shapely.simplify(polygons, STRAIGHT_PX, preserve_topology=False)
+    sound = shapely.is_valid(thinned) & ~shapely.is_empty(thinned)
+    return np.where(sound, thinned, polygons)
 
 
 def _cell_sides(instances: Instances) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from labelled_scenes import GROUND, ROOF, make_scene, paint
 
 from footprints.chip import Window
-from footprints.data.augment import Orientation
+from footprints.data.augment import Orientation, Tilt
 from footprints.data.labels import LabelledImage, read_training_scene
 from footprints.data.targets import MASK_SIDE, Cut, Sample, make_sample, rasterize_targets
 
@@ -84,6 +84,43 @@ def test_targets_lie_on_the_painted_roofs(
     differing = (painted != roofs(sample)) & sample.labelled
     outline = sum(2 * (b[2] - b[0] + b[3] - b[1]) for b in sample.boxes)
     assert differing.sum() <= 0.5 * max(scale, 1) * outline
+
+
+@given(
+    x=st.floats(0, 60),
+    y=st.floats(0, 20),
+    degrees=st.floats(-45, 45),
+    turns=st.integers(0, 3),
+    mirrored=st.booleans(),
+)
+@settings(max_examples=40)
+def test_targets_lie_on_tilted_roofs(
+    image: LabelledImage, x: float, y: float, degrees: float, turns: int, mirrored: bool
+) -> None:
+    tilt, turn = Tilt(degrees), Orientation(turns, mirrored=mirrored)
+    height, width = tilt.shape_under(90, 120)
+    cut = Cut(image, Window(x, y, width, height), 90, 120, turn, tilt=tilt)
+    sample = make_sample([cut], READ, *((120, 90) if turns % 2 else (90, 120)))
+    painted = sample.pixels[0] > (GROUND + ROOF) / 2
+    differing = (painted != roofs(sample)) & sample.labelled
+    outline = sum(2 * (b[2] - b[0] + b[3] - b[1]) for b in sample.boxes)
+    assert differing.sum() <= 0.5 * outline
+
+
+def test_a_tilted_cut_is_without_data_where_it_leaves_the_raster(image: LabelledImage) -> None:
+    tilt = Tilt(30)
+    height, width = tilt.shape_under(100, 100)
+    corner = Cut(image, Window(-width / 2, -height / 2, width, height), 100, 100, tilt=tilt)
+    sample = make_sample([corner], READ, 100, 100)
+    y, x = np.mgrid[0:100, 0:100] + 0.5
+    on_raster = ~corner.to_chip
+    inside = np.minimum(
+        on_raster.a * x + on_raster.b * y + on_raster.c,
+        on_raster.d * x + on_raster.e * y + on_raster.f,
+    )
+    assert sample.valid[inside > 1.5].all()
+    assert not sample.valid[inside < -1.5].any()
+    assert not sample.pixels[0][~sample.valid].any()
 
 
 def test_masks_have_the_exact_area_and_keep_courtyards_open(image: LabelledImage) -> None:

@@ -213,6 +213,33 @@ def test_a_chain_of_matches_does_not_join_what_one_chip_shows_apart():
     assert shapely.union_all(found.polygons).covers(box(81, 31, 119, 69))
 
 
+# Confidence.
+
+
+def test_a_sure_stump_of_an_unsure_building_does_not_outlive_it():
+    whole, stump = box(70, 40, 130, 60), box(70, 40, 100, 60)
+    outlines = outlines_of([whole, stump], chips=[1, 0], scores=[0.4, 0.9])
+    everyone = np.ones(2, dtype=bool)
+    assert len(merge(outlines, PAIR, everyone, confidence=0.5)) == 0
+    assert merge(outlines, PAIR, everyone, confidence=0.3).polygons.tolist() == [
+        shapely.normalize(whole)
+    ]
+
+
+def test_a_sure_piece_joins_its_unsure_counterpart_and_both_make_the_confidence():
+    pieces = [box(20, 40, 100, 60), box(60, 40, 140, 60)]
+    outlines = outlines_of(pieces, chips=[0, 1], scores=[0.8, 0.4])
+    (score,) = merge(outlines, PAIR, np.ones(2, dtype=bool), confidence=0.5).scores
+    assert score == pytest.approx(0.6)
+
+
+def test_unsure_houses_do_not_make_a_blob_of_a_sure_building():
+    roof = box(10, 40, 50, 60)
+    outlines = outlines_of([roof, box(10, 40, 30, 60), box(30, 40, 50, 60)], scores=[0.9, 0.4, 0.4])
+    found = merge(outlines, PAIR, np.ones(2, dtype=bool), confidence=0.5)
+    assert found.polygons.tolist() == [shapely.normalize(roof)]
+
+
 # Where a building may go on unseen.
 
 
