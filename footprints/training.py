@@ -35,6 +35,7 @@ from footprints.data.split import Split, split_by_place
 from footprints.data.targets import Sample
 from footprints.errors import OutputError, TrainingError
 from footprints.loop import DetectionTask, WriteWeights
+from footprints.model.allocator import keep_freed_memory
 from footprints.model.checkpoint import WeightsInfo, load_tensors
 from footprints.model.mask_rcnn import MaskRCNN
 from footprints.raster.scaling import measure_value_range
@@ -74,6 +75,7 @@ def train(
     """
     folder = Path(output)
     _prepare_folder(folder, config, resume=resume)
+    keep_freed_memory()
     scenes = [
         read_training_scene(_scene(s, config), classes=config.model.classes)
         for s in config.data.scenes

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from footprints.chip import Chip, InputSpec, Instances, MaskGroup, Scaling
 from footprints.errors import BandError, DetectionCapWarning, DeviceError
+from footprints.model.allocator import keep_freed_memory
 from footprints.model.checkpoint import WeightsInfo, load_weights
 from footprints.model.mask_rcnn import MaskRCNN, Prediction
 
@@ -34,6 +35,8 @@ class NetworkDetector:
     """
 
     def __init__(self, model: MaskRCNN, info: WeightsInfo, device: torch.device) -> None:
+        if device.type == "cpu":
+            keep_freed_memory()
         self.info = info
         self.device = device
         self._model = model.eval().to(device).to(memory_format=torch.channels_last)
