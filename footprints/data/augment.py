@@ -1,8 +1,8 @@
 """Augmentation: what a chip shows may turn and change colour, never its buildings' truth.
 
 Geometry is an affine that moves pixels and polygons alike, so that targets are rasterised after
-augmentation and never resampled; pixels are only where a chip is tilted. Colour is one linear map over the bands, a gamma, a slight blur
-and noise, in units of the training imagery's value range.
+augmentation and never resampled; pixels are only where a chip is tilted. Colour is one linear map
+over the bands, a gamma, a slight blur and noise, in units of the training imagery's value range.
 """
 
 from __future__ import annotations

@@ -42,9 +42,9 @@ SHORT_PX = 3 * EDGE_PX
 chip's outline of the same building goes on behind that edge."""
 
 EVIDENCE_SHARE = 0.4
-"""Outlines down to this share of the confidence asked for are heard as evidence. A detector is often
-surer of a stump at a chip's edge than of the whole building that the next chip shows: the whole one
-counts, with its own confidence, as it would if the seam were elsewhere."""
+"""Outlines down to this share of the confidence asked for are heard as evidence. A detector is
+often surer of a stump at a chip's edge than of the whole building that the next chip shows: the
+whole one counts, with its own confidence, as it would if the seam were elsewhere."""
 
 
 def merge(
