@@ -18,13 +18,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import shapely
 import torch
+from affine import Affine
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from footprints.chip import ChipGrid, Window
-from footprints.data.augment import LEVEL, Augmentation, Range, jitter_colours
-from footprints.data.labels import LabelledImage, window_box
+from footprints.data.augment import LEVEL, Augmentation, Range, Tilt, jitter_colours
+from footprints.data.labels import LabelledImage, apply_affine, window_box
 from footprints.data.split import Block, TrainingImage
 from footprints.data.targets import Cut, Sample, make_sample
 from footprints.errors import TrainingError
@@ -228,31 +229,32 @@ class TrainingChips(Dataset[Sample]):
         orientation = self.augmentation.draw_orientation(rng)
         if orientation.swaps_sides:
             height, width = width, height
-        tilt = self.augmentation.draw_tilt(rng)
-        under = tilt.shape_under(height, width)
-        image, window = self._draw_window(number, under, rng)
-        if tilt != LEVEL and not _fits(window, image):
-            tilt, window = LEVEL, _middle(window, under, (height, width))
+        image, window, tilt = self._draw_window(number, height, width, rng)
         return Cut(image, window, height, width, orientation, x, y, tilt)
 
     def _draw_window(
-        self, number: int, shape: tuple[int, int], rng: np.random.Generator
-    ) -> tuple[LabelledImage, Window]:
-        """A window for ``shape`` chip pixels on free ground of a source."""
+        self, number: int, height: int, width: int, rng: np.random.Generator
+    ) -> tuple[LabelledImage, Window, Tilt]:
+        """A window for (height, width) chip pixels, tilted or not, on free ground of a source."""
         images, chances = self.sources[number].images, self._image_chances[number]
         anywhere = rng.random() < self.empty_share
-        fallback: tuple[LabelledImage, Window] | None = None
+        wanted_tilt = self.augmentation.draw_tilt(rng)
+        fallback: tuple[LabelledImage, Window, Tilt] | None = None
         for attempt in range(MAX_ATTEMPTS):
             place = images[int(rng.choice(len(images), p=chances))]
-            window = _size_window(place.image, self.gsd_m, self.augmentation.draw_scale(rng), shape)
+            image, tilt = place.image, wanted_tilt
+            scale = self.augmentation.draw_scale(rng)
+            window = _size_window(image, self.gsd_m, scale, tilt.shape_under(height, width))
+            if window.width > image.width or window.height > image.height:
+                tilt, window = LEVEL, _size_window(image, self.gsd_m, scale, (height, width))
             if anywhere or attempt < ATTEMPTS:
-                window = _put_anywhere(window, place.image, rng)
+                window = _put_anywhere(window, image, rng)
             else:
-                window = _put_on_building(window, place.image, rng)
-            if place.is_free(window) and _has_labels(place.image, window):
-                if anywhere or place.image.has_buildings(window):
-                    return place.image, window
-                fallback = fallback or (place.image, window)
+                window = _put_on_building(window, image, rng)
+            if place.is_free(window) and _has_labels(image, window):
+                if anywhere or image.has_buildings(_shown(window, tilt, height, width)):
+                    return image, window, tilt
+                fallback = fallback or (image, window, tilt)
             if fallback is not None and attempt >= 2 * ATTEMPTS:
                 return fallback
         raise TrainingError(
@@ -343,18 +345,15 @@ def _size_window(
     return Window(0, 0, shape[1] * scale_x * scale, shape[0] * scale_y * scale)
 
 
-def _fits(window: Window, image: LabelledImage) -> bool:
-    """Whether a window lies on its image."""
-    right, bottom = window.x + window.width, window.y + window.height
-    return min(window.x, window.y) >= 0 and right <= image.width and bottom <= image.height
-
-
-def _middle(window: Window, shape: tuple[int, int], part: tuple[int, int]) -> Window:
-    """The middle of a window, of ``part`` where the whole is of ``shape`` chip pixels."""
-    height, width = window.height * part[0] / shape[0], window.width * part[1] / shape[1]
-    x = window.x + (window.width - width) / 2
-    y = window.y + (window.height - height) / 2
-    return Window(x, y, width, height)
+def _shown(window: Window, tilt: Tilt, height: int, width: int) -> shapely.Polygon:
+    """The ground, in raster pixels, that a tilted (height, width) in a window shows."""
+    rows, columns = tilt.shape_under(height, width)
+    to_raster = (
+        Affine.translation(window.x, window.y)
+        @ Affine.scale(window.width / columns, window.height / rows)
+        @ ~tilt.affine(height, width)
+    )
+    return apply_affine(np.array([shapely.box(0, 0, width, height)]), to_raster)[0]
 
 
 def _put_anywhere(window: Window, image: LabelledImage, rng: np.random.Generator) -> Window:

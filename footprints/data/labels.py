@@ -92,9 +92,9 @@ class LabelledImage:
             return 1.0, 1.0
         return gsd_m / self.gsd_m[0], gsd_m / self.gsd_m[1]
 
-    def has_buildings(self, window: Window) -> bool:
-        """Whether any label meets a window in raster pixels."""
-        return len(self.tree.query(window_box(window))) > 0
+    def has_buildings(self, area: shapely.Polygon) -> bool:
+        """Whether any label meets an area in raster pixels."""
+        return len(self.tree.query(area, predicate="intersects")) > 0
 
 
 def window_box(window: Window) -> shapely.Polygon:

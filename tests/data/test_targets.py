@@ -103,8 +103,9 @@ def test_targets_lie_on_tilted_roofs(
     sample = make_sample([cut], READ, *((120, 90) if turns % 2 else (90, 120)))
     painted = sample.pixels[0] > (GROUND + ROOF) / 2
     differing = (painted != roofs(sample)) & sample.labelled
+    # Roofs are painted to whole pixels first, and those fall between the chip's.
     outline = sum(2 * (b[2] - b[0] + b[3] - b[1]) for b in sample.boxes)
-    assert differing.sum() <= 0.5 * outline
+    assert differing.sum() <= 0.7 * outline
 
 
 def test_a_tilted_cut_is_without_data_where_it_leaves_the_raster(image: LabelledImage) -> None:
