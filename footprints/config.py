@@ -59,6 +59,8 @@ class RPNConfig(Settings):
     samples: Count = 256
     """Anchors per image in the loss."""
     positive_share: Share = 0.5
+    depth: Count = 1
+    """3 x 3 convolutions before the predictions."""
     train_pre_nms: Count = 2000
     """Proposals per level before non-maximum suppression, in training."""
     train_post_nms: Count = 1000
@@ -68,14 +70,46 @@ class RPNConfig(Settings):
     nms_iou: Share = 0.7
 
 
+class RoIConfig(Settings):
+    """How the features of a box are cut out of the pyramid."""
+
+    op: Literal["align", "warp", "pool"] = "align"
+    """RoIAlign rounds nothing, RoIWarp the box, RoIPool the box and its bins."""
+    reduce: Literal["average", "maximum"] = "average"
+    """What becomes of the samples in a bin; RoIPool takes the maximum."""
+    side: Count = 7
+    """Cells along each side of the result."""
+    sampling_ratio: Annotated[int, Field(ge=0)] = 2
+    """Samples per bin and axis; 0: one for each feature pixel of the bin."""
+    canonical_side_px: Positive = 224
+    """A box of this side is read from the canonical level, smaller ones from finer levels."""
+    canonical_level: Annotated[int, Field(ge=2, le=5)] = 4
+
+    @model_validator(mode="after")
+    def _can_be_reduced(self) -> Self:
+        if self.op == "pool" and self.reduce != "maximum":
+            raise ValueError("op pool takes the maximum of a bin; set reduce to maximum")
+        if self.reduce == "maximum" and self.op != "pool" and self.sampling_ratio == 0:
+            raise ValueError("reduce maximum needs a sampling_ratio of at least 1, got 0")
+        return self
+
+
 class BoxHeadConfig(Settings):
     """Second stage: class and box."""
 
-    pool_side: Count = 7
-    sampling_ratio: int = 2
-    """RoIAlign samples per bin and axis."""
+    roi: RoIConfig = RoIConfig()
+    convs: Annotated[int, Field(ge=0)] = 0
+    """3 x 3 convolutions before the fully connected layers."""
+    conv_width: Count = 256
+    layers: Annotated[int, Field(ge=0)] = 2
+    """Fully connected layers before the predictions."""
     width: Count = 512
-    """Width of the two fully connected layers."""
+    """Width of each of them."""
+    class_agnostic: bool = False
+    """One box for all classes instead of one for each."""
+    box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
+    smooth_l1_beta: Annotated[float, Field(ge=0)] = 1.0
+    """Where smooth L1 turns from a parabola into a line; 0 is plain L1."""
     positive_iou: Share = 0.5
     samples: Count = 512
     """RoIs per image in the loss."""

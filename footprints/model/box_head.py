@@ -1,7 +1,8 @@
 """Second stage: class and box of every proposal.
 
 Shapes: N images, R proposals of all images, K foreground classes, C channels.
-Sources: Fast R-CNN, arXiv 1504.08083; RoIAlign and class-wise boxes, arXiv 1703.06870.
+Sources: Fast R-CNN, arXiv 1504.08083; class-wise boxes, arXiv 1703.06870; generalized IoU,
+arXiv 1902.09630.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, roi_align
+from torchvision.ops import batched_nms, generalized_box_iou_loss
 
 from footprints.config import BoxHeadConfig, DetectionConfig
 from footprints.model.backbone import STRIDES
@@ -24,46 +25,18 @@ from footprints.model.boxes import (
     match_boxes,
     sample_matches,
 )
-from footprints.model.rpn import Proposals
+from footprints.model.roi import RoIs, pool_rois
 from footprints.model.targets import Target
 
 _WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 _LEVELS = 4  # P6 is for anchors only
-_CANONICAL_SIDE_PX, _CANONICAL_LEVEL = 224, 2
 _SMALLEST_PX = 1.0
 
 
-def pool_rois(pyramid: Sequence[Tensor], rois: Proposals, side: int, sampling_ratio: int) -> Tensor:
-    """RoIAlign on the level that fits each box: (R, C, side, side).
-
-    A box of side s goes to P(4 + log2(s / 224)), floored, from P2 to P5 (arXiv 1612.03144, eq. 1).
-    Nothing is rounded, neither box nor bin. Coordinates and sums stay in float32.
-    """
-    sides = (rois.boxes[:, 2:] - rois.boxes[:, :2]).clamp(min=0).prod(dim=1).sqrt()
-    level = torch.floor(_CANONICAL_LEVEL + torch.log2(sides / _CANONICAL_SIDE_PX + 1e-8) + 1e-6)
-    level = level.clamp(0, _LEVELS - 1).long()
-    indexed = torch.cat((rois.image_index.unsqueeze(1).to(rois.boxes.dtype), rois.boxes), dim=1)
-    pooled = pyramid[0].new_zeros(
-        (len(indexed), pyramid[0].shape[1], side, side), dtype=torch.float32
-    )
-    for number in range(_LEVELS):
-        index = (level == number).nonzero().squeeze(1)
-        values = roi_align(
-            pyramid[number].float(),
-            indexed[index],
-            side,
-            spatial_scale=1 / STRIDES[number],
-            sampling_ratio=sampling_ratio,
-            aligned=True,
-        )
-        pooled = pooled.index_put((index,), values)
-    return pooled
-
-
 class Samples(NamedTuple):
-    """Proposals drawn for the loss."""
+    """RoIs drawn for the loss."""
 
-    rois: Proposals
+    rois: RoIs
     labels: Tensor
     """(R,) class index, K for background."""
     truth_boxes: Tensor
@@ -86,39 +59,50 @@ class Detections(NamedTuple):
 
 
 class BoxHead(nn.Module):
-    """Two fully connected layers, then a softmax over K + 1 classes and K boxes.
+    """Convolutions, fully connected layers, then a softmax over K + 1 classes and a box for each.
 
     Args:
         channels: Channels of the pyramid.
         num_classes: K.
-        config: Widths, thresholds, numbers of samples.
+        config: Layers, widths, thresholds, numbers of samples.
     """
 
     def __init__(self, channels: int, num_classes: int, config: BoxHeadConfig) -> None:
         super().__init__()
         self.config = config
         self.num_classes = num_classes
-        self.fc1 = nn.Linear(channels * config.pool_side**2, config.width)
-        self.fc2 = nn.Linear(config.width, config.width)
-        self.classes = nn.Linear(config.width, num_classes + 1)
-        self.offsets = nn.Linear(config.width, num_classes * 4)
-        for fc in (self.fc1, self.fc2):
-            nn.init.kaiming_uniform_(fc.weight, a=1)
-            nn.init.zeros_(fc.bias)
+        self.convs = nn.Sequential()
+        for _ in range(config.convs):
+            conv = nn.Conv2d(channels, config.conv_width, 3, padding=1)
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            self.convs.extend((conv, nn.ReLU()))
+            channels = config.conv_width
+        self.layers = nn.Sequential()
+        features = channels * config.roi.side**2
+        for _ in range(config.layers):
+            layer = nn.Linear(features, config.width)
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            nn.init.zeros_(layer.bias)
+            self.layers.extend((layer, nn.ReLU()))
+            features = config.width
+        self.classes = nn.Linear(features, num_classes + 1)
+        self.offsets = nn.Linear(features, 4 if config.class_agnostic else num_classes * 4)
         nn.init.normal_(self.classes.weight, std=0.01)
         nn.init.normal_(self.offsets.weight, std=0.001)
         nn.init.zeros_(self.classes.bias)
         nn.init.zeros_(self.offsets.bias)
 
-    def forward(self, pyramid: Sequence[Tensor], rois: Proposals) -> tuple[Tensor, Tensor]:
+    def forward(self, pyramid: Sequence[Tensor], rois: RoIs) -> tuple[Tensor, Tensor]:
         """Class logits (R, K + 1), background last, and offsets (R, K, 4), float32."""
-        pooled = pool_rois(pyramid, rois, self.config.pool_side, self.config.sampling_ratio)
-        hidden = F.relu(self.fc2(F.relu(self.fc1(pooled.flatten(1)))))
-        offsets = self.offsets(hidden).view(-1, self.num_classes, 4)
+        pooled = pool_rois(pyramid[:_LEVELS], STRIDES[:_LEVELS], rois, self.config.roi)
+        hidden = self.layers(self.convs(pooled).flatten(1))
+        # Where all classes share a box, each gets the same one.
+        offsets = self.offsets(hidden).unflatten(1, (-1, 4)).expand(-1, self.num_classes, -1)
         return self.classes(hidden).float(), offsets.float()
 
     @torch.no_grad()
-    def sample(self, proposals: Proposals, targets: Sequence[Target]) -> Samples:
+    def sample(self, proposals: RoIs, targets: Sequence[Target]) -> Samples:
         """Draw proposals for the loss; the ground truth itself is among them."""
         drawn = []
         for image, target in enumerate(targets):
@@ -139,21 +123,30 @@ class BoxHead(nn.Module):
             labels[: len(positive)] = target.labels[index[positive]]
             truth = boxes[chosen].clone()
             truth[: len(positive)] = target.boxes[index[positive]]
-            rois = Proposals(boxes[chosen], torch.full_like(chosen, image))
+            rois = RoIs(boxes[chosen], torch.full_like(chosen, image))
             drawn.append((*rois, labels, truth, index[chosen]))
         boxes, images, labels, truth, index = (torch.cat(part) for part in zip(*drawn, strict=True))
-        return Samples(Proposals(boxes, images), labels, truth, index)
+        return Samples(RoIs(boxes, images), labels, truth, index)
 
     def losses(self, logits: Tensor, offsets: Tensor, samples: Samples) -> dict[str, Tensor]:
-        """Softmax cross-entropy and smooth L1, both averaged over all sampled proposals."""
+        """Softmax cross-entropy and box loss, both averaged over all sampled proposals."""
         positive = (samples.labels < self.num_classes).nonzero().squeeze(1)
-        wanted = encode_boxes(samples.truth_boxes[positive], samples.rois.boxes[positive], _WEIGHTS)
         own = offsets[positive, samples.labels[positive]]
+        box_loss = self._box_loss(own, samples.rois.boxes[positive], samples.truth_boxes[positive])
         count = max(len(samples.labels), 1)
         return {
             "loss_class": F.cross_entropy(logits, samples.labels, reduction="sum") / count,
-            "loss_box": F.smooth_l1_loss(own, wanted, reduction="sum") / count,
+            "loss_box": box_loss / count,
         }
+
+    def _box_loss(self, offsets: Tensor, boxes: Tensor, truth: Tensor) -> Tensor:
+        """Summed loss of offsets (R, 4) from boxes (R, 4) to true boxes (R, 4)."""
+        if self.config.box_loss == "giou":
+            predicted = decode_boxes(offsets, boxes, _WEIGHTS)
+            return generalized_box_iou_loss(predicted, truth, reduction="sum")
+        wanted = encode_boxes(truth, boxes, _WEIGHTS)
+        beta = self.config.smooth_l1_beta
+        return F.smooth_l1_loss(offsets, wanted, beta=beta, reduction="sum")
 
     def class_boxes(
         self, offsets: Tensor, boxes: Tensor, labels: Tensor, image_size: tuple[int, int]
@@ -166,7 +159,7 @@ class BoxHead(nn.Module):
         self,
         logits: Tensor,
         offsets: Tensor,
-        rois: Proposals,
+        rois: RoIs,
         image_size: tuple[int, int],
         config: DetectionConfig,
     ) -> Detections:

@@ -7,7 +7,6 @@ Source: Faster R-CNN, arXiv 1506.01497; on a pyramid, arXiv 1612.03144.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,20 +23,12 @@ from footprints.model.boxes import (
     match_boxes,
     sample_matches,
 )
+from footprints.model.roi import RoIs
 from footprints.model.targets import Target
 
 _WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 _SMALLEST_PX = 1.0
 _SMOOTH_L1_BETA = 1 / 9
-
-
-class Proposals(NamedTuple):
-    """Proposals of a batch, most promising first within an image."""
-
-    boxes: Tensor
-    """(R, 4) in image pixels."""
-    image_index: Tensor
-    """(R,)."""
 
 
 class RPN(nn.Module):
@@ -52,7 +43,9 @@ class RPN(nn.Module):
         super().__init__()
         self.config = config
         ratios = len(config.anchor_ratios)
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.convs = nn.Sequential()
+        for _ in range(config.depth):
+            self.convs.extend((nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()))
         self.objectness = nn.Conv2d(channels, ratios, 1)
         self.offsets = nn.Conv2d(channels, 4 * ratios, 1)
         for parameter in self.parameters():
@@ -65,7 +58,7 @@ class RPN(nn.Module):
         """Objectness (N, A_level) and offsets (N, A_level, 4) of each level, float32."""
         scores, offsets = [], []
         for level in pyramid:
-            hidden = F.relu(self.conv(level))
+            hidden = self.convs(level)
             scores.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1).float())
             shifts = self.offsets(hidden).permute(0, 2, 3, 1)
             offsets.append(shifts.reshape(len(level), -1, 4).float())
@@ -93,8 +86,10 @@ class RPN(nn.Module):
         offsets: Sequence[Tensor],
         anchors: Sequence[Tensor],
         image_size: tuple[int, int],
-    ) -> Proposals:
+    ) -> RoIs:
         """The best boxes of each image after non-maximum suppression within each level.
+
+        They come image by image, the most promising first.
 
         All images and levels go through one suppression, told apart by their number.
         """
@@ -167,7 +162,7 @@ def _suppress(
     groups: Tensor,
     nms_iou: float,
     per_image: int,
-) -> Proposals:
+) -> RoIs:
     large = ((boxes[:, 2:] - boxes[:, :2]) >= _SMALLEST_PX).all(dim=1).nonzero().squeeze(1)
     keep = large[batched_nms(boxes[large], scores[large], groups[large], nms_iou)]
     # Kept indices come by falling score; a stable sort by image keeps that order within each.
@@ -177,4 +172,4 @@ def _suppress(
     first = torch.searchsorted(images, images)
     rank = torch.arange(len(images), device=images.device) - first
     keep = keep[rank < per_image]
-    return Proposals(boxes[keep], image_index[keep])
+    return RoIs(boxes[keep], image_index[keep])

@@ -1,21 +1,20 @@
-"""RoIAlign, the levels it reads, sampling, losses and suppression of the second stage."""
+"""Layers, sampling, losses and suppression of the second stage."""
 
 import pytest
 import torch
 
 from footprints.config import BoxHeadConfig, DetectionConfig
-from footprints.model.box_head import BoxHead, Detections, Samples, pool_rois
-from footprints.model.pointrend import image_points, regular_grid, sample_features
-from footprints.model.rpn import Proposals
+from footprints.model.box_head import BoxHead, Detections, Samples
+from footprints.model.roi import RoIs
 from footprints.model.targets import Target
 
 SIZE = (128, 128)
 DETECTION = DetectionConfig(score_threshold=0.05, nms_iou=0.5, max_per_chip=100)
 
 
-def make_rois(*boxes: list[float], images: list[int] | None = None) -> Proposals:
+def make_rois(*boxes: list[float], images: list[int] | None = None) -> RoIs:
     corners = torch.tensor(boxes, dtype=torch.float32).view(-1, 4)
-    return Proposals(corners, torch.tensor(images or [0] * len(boxes), dtype=torch.long))
+    return RoIs(corners, torch.tensor(images or [0] * len(boxes), dtype=torch.long))
 
 
 def make_head(num_classes: int = 1, **settings: object) -> BoxHead:
@@ -30,65 +29,13 @@ def make_target(*boxes: list[float], labelled: torch.Tensor | None = None) -> Ta
     return Target(corners, torch.zeros(count, dtype=torch.long), masks, corners, labelled)
 
 
-def test_roi_align_golden_values():
-    """The box (1, 1, 3, 3) in feature pixels, four image pixels each."""
-    ramp = torch.arange(25.0).view(1, 1, 5, 5)
-    pooled = pool_rois([ramp] * 5, make_rois([4, 4, 12, 12]), side=4, sampling_ratio=2)
-    expected = torch.tensor([4.5, 7.0, 9.5, 12.0]).view(4, 1) + torch.tensor([0, 0.5, 1, 1.5])
-    torch.testing.assert_close(pooled[0, 0], expected)
-
-
-@pytest.mark.parametrize("ratio", [1, 2, 3])
-def test_roi_align_is_the_mean_of_points_inside_the_image(ratio):
-    torch.manual_seed(0)
-    pyramid = [torch.randn(2, 3, 32 >> i, 32 >> i) for i in range(5)]
-    rois = make_rois([5.3, 7.1, 60.2, 44.4], [20, 20, 21.5, 90.7], [6, 6, 50, 57], images=[1, 0, 1])
-    pooled = pool_rois(pyramid, rois, side=7, sampling_ratio=ratio)
-    grid = regular_grid(7 * ratio).expand(3, -1, -1)
-    points = sample_features(pyramid[0], 4, image_points(grid, rois.boxes), rois.image_index)
-    means = points.view(3, 7, ratio, 7, ratio, 3).mean(dim=(2, 4)).permute(0, 3, 1, 2)
-    torch.testing.assert_close(pooled, means, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("side", "level"),
-    [
-        pytest.param(1.0, 0, id="a tiny box on P2"),
-        pytest.param(111.9, 0, id="just below 112 px on P2"),
-        pytest.param(112.0, 1, id="112 px on P3"),
-        pytest.param(224.0, 2, id="224 px on P4"),
-        pytest.param(448.0, 3, id="448 px on P5"),
-        pytest.param(2000.0, 3, id="beyond that on P5 still"),
-    ],
-)
-def test_boxes_are_pooled_on_the_level_of_their_side(side, level):
-    pyramid = [torch.full((1, 1, 600 >> i, 600 >> i), float(i)) for i in range(5)]
-    pooled = pool_rois(pyramid, make_rois([8, 8, 8 + side, 8 + side]), side=1, sampling_ratio=1)
-    assert pooled.item() == level
-
-
-def test_boxes_keep_their_order_across_levels_and_images():
-    pyramid = [
-        torch.tensor([0.0, 10.0]).view(2, 1, 1, 1).expand(2, 1, 99, 99) + i for i in range(5)
-    ]
-    small, large = [4, 4, 20, 20], [4, 4, 128, 128]
-    rois = make_rois(large, small, small, large, images=[1, 0, 1, 0])
-    assert pool_rois(pyramid, rois, side=1, sampling_ratio=1).flatten().tolist() == [11, 0, 10, 1]
-
-
-def test_no_boxes_and_boxes_without_area_are_pooled_too():
-    pyramid = [torch.ones(1, 2, 8, 8)] * 5
-    assert pool_rois(pyramid, make_rois(), side=7, sampling_ratio=2).shape == (0, 2, 7, 7)
-    assert torch.isfinite(pool_rois(pyramid, make_rois([5, 5, 5, 5]), 7, 2)).all()
-
-
 def test_samples_hold_the_truth_itself_and_background():
     head = make_head(samples=8, positive_share=0.25)
     torch.manual_seed(0)
     corners = torch.rand(50, 2) * 20 + 80
     background = torch.cat((corners, corners + 10), dim=1)
     truth = [[0, 0, 20, 20], [30, 0, 60, 20], [0, 40, 20, 60]]
-    samples = head.sample(Proposals(background, torch.zeros(50).long()), [make_target(*truth)])
+    samples = head.sample(RoIs(background, torch.zeros(50).long()), [make_target(*truth)])
     assert (samples.labels == 0).sum() == 2, "at most a quarter"
     assert (samples.labels == 1).sum() == 6
     positive = samples.labels == 0
@@ -118,7 +65,7 @@ def test_losses_without_positives_are_finite(labels):
     head = make_head()
     boxes = torch.tensor([[0.0, 0, 20, 20]]).repeat(len(labels), 1)
     images = torch.zeros(len(labels), dtype=torch.long)
-    samples = Samples(Proposals(boxes, images), torch.tensor(labels).long(), boxes, images)
+    samples = Samples(RoIs(boxes, images), torch.tensor(labels).long(), boxes, images)
     logits, offsets = head([torch.randn(1, 2, 32 >> i, 32 >> i) for i in range(5)], samples.rois)
     losses = head.losses(logits, offsets, samples)
     assert losses["loss_box"] == 0
@@ -148,7 +95,7 @@ def test_class_boxes_are_those_of_the_class_clipped_to_the_image():
 
 
 def detect(
-    rois: Proposals, probabilities: list[list[float]], config: DetectionConfig = DETECTION
+    rois: RoIs, probabilities: list[list[float]], config: DetectionConfig = DETECTION
 ) -> Detections:
     """Detections of boxes that need no shift, with these probabilities by class."""
     scores = torch.tensor(probabilities)
@@ -205,3 +152,47 @@ def test_nothing_is_detected_in_nothing(rois, probabilities):
 def test_boxes_are_clipped_and_those_left_with_less_than_a_pixel_are_dropped():
     found = detect(make_rois([100, 100, 150, 150], [127.5, 0, 150, 50]), [[0.9], [0.9]])
     assert found.boxes.tolist() == [[100, 100, 128, 128]]
+
+
+def test_layers_and_convolutions_are_as_many_and_as_wide_as_asked_for():
+    torch.manual_seed(0)
+    head = BoxHead(2, 3, BoxHeadConfig(convs=2, conv_width=5, layers=1, width=7))
+    shapes = [tuple(p.shape) for p in head.parameters() if p.dim() > 1]
+    assert shapes == [(5, 2, 3, 3), (5, 5, 3, 3), (7, 5 * 49), (4, 7), (12, 7)]
+    pyramid = [torch.randn(1, 2, 32 >> i, 32 >> i) for i in range(5)]
+    logits, offsets = head(pyramid, make_rois([4, 4, 60, 60], [0, 0, 9, 9]))
+    assert logits.shape == (2, 4)
+    assert offsets.shape == (2, 3, 4)
+
+
+def test_a_class_agnostic_head_has_one_box_for_all_classes():
+    torch.manual_seed(0)
+    head = BoxHead(2, 3, BoxHeadConfig(width=8, class_agnostic=True))
+    assert head.offsets.out_features == 4
+    torch.nn.init.normal_(head.offsets.weight)
+    pyramid = [torch.randn(1, 2, 32 >> i, 32 >> i) for i in range(5)]
+    offsets = head(pyramid, make_rois([4, 4, 60, 60]))[1]
+    assert offsets.abs().max() > 0
+    assert torch.equal(offsets[:, 0], offsets[:, 1])
+    assert torch.equal(offsets[:, 0], offsets[:, 2])
+
+
+def one_sample() -> Samples:
+    boxes, truth = torch.tensor([[10.0, 10, 30, 30]]), torch.tensor([[20.0, 10, 40, 30]])
+    index = torch.zeros(1, dtype=torch.long)
+    return Samples(RoIs(boxes, index), index, truth, index)
+
+
+def test_generalized_iou_loss_of_boxes_that_share_a_third():
+    head = make_head(box_loss="giou")
+    loss = head.losses(torch.zeros(1, 2), torch.zeros(1, 1, 4), one_sample())["loss_box"]
+    # Neither leaves a gap in the box around both: GIoU is IoU, 200 / 600.
+    assert loss.item() == pytest.approx(1 - 1 / 3)
+
+
+@pytest.mark.parametrize(("beta", "loss"), [(0.0, 5.0), (1.0, 4.5), (10.0, 1.25)])
+def test_smooth_l1_turns_straight_at_beta(beta, loss):
+    head = make_head(smooth_l1_beta=beta)
+    # Half a box to the right, times the weight of 10: an error of 5.
+    losses = head.losses(torch.zeros(1, 2), torch.zeros(1, 1, 4), one_sample())
+    assert losses["loss_box"].item() == pytest.approx(loss)

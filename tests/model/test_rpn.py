@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from footprints.config import RPNConfig
-from footprints.model.rpn import RPN, Proposals
+from footprints.model.roi import RoIs
+from footprints.model.rpn import RPN
 from footprints.model.targets import Target
 
 SIDES = (32, 16, 8, 4, 2)
@@ -63,7 +64,7 @@ def test_score_and_shift_belong_to_the_anchor_at_their_feature_pixel():
     rpn = make_rpn(channels=1)
     for parameter in rpn.parameters():
         parameter.zero_()
-    rpn.conv.weight[0, 0, 1, 1] = 1
+    rpn.convs[0].weight[0, 0, 1, 1] = 1
     rpn.objectness.weight[2] = 1
     rpn.offsets.bias[4 * 2 + 1] = 0.5
     pyramid = blank_pyramid(channels=1)
@@ -76,7 +77,7 @@ def test_score_and_shift_belong_to_the_anchor_at_their_feature_pixel():
     torch.testing.assert_close(best, expected)
 
 
-def of_image(proposals: Proposals, image: int) -> torch.Tensor:
+def of_image(proposals: RoIs, image: int) -> torch.Tensor:
     return proposals.boxes[proposals.image_index == image]
 
 
@@ -175,3 +176,18 @@ def test_losses_vanish_where_anchors_are_scored_and_shifted_rightly():
         rpn.losses(scores, offsets, anchors, [make_target(building.tolist())])["loss_objectness"]
         > 1
     )
+
+
+def test_depth_is_the_number_of_convolutions_and_widens_the_view():
+    pyramid = blank_pyramid()
+    pyramid[0][0, :, 16, 16] = 1.0
+    reach = []
+    for depth in (1, 2):
+        rpn = make_rpn(depth=depth)
+        for conv in rpn.convs[::2]:
+            torch.nn.init.constant_(conv.weight, 0.1)
+        torch.nn.init.constant_(rpn.objectness.weight, 1.0)
+        with torch.no_grad():
+            scores = rpn(pyramid)[0][0].view(32, 32, 3)[..., 0]
+        reach.append(int((scores > 0).sum()))
+    assert reach == [9, 25]
