@@ -143,7 +143,8 @@ class BoxHead(nn.Module):
         """Summed loss of offsets (R, 4) from boxes (R, 4) to true boxes (R, 4)."""
         if self.config.box_loss == "giou":
             predicted = decode_boxes(offsets, boxes, _WEIGHTS)
-            return generalized_box_iou_loss(predicted, truth, reduction="sum")
+            loss: Tensor = generalized_box_iou_loss(predicted, truth, reduction="sum")
+            return loss
         wanted = encode_boxes(truth, boxes, _WEIGHTS)
         beta = self.config.smooth_l1_beta
         return F.smooth_l1_loss(offsets, wanted, beta=beta, reduction="sum")

@@ -62,7 +62,7 @@ def pool_rois(
 def _align(features: Tensor, rois: Tensor, stride: int, config: RoIConfig) -> Tensor:
     """Nothing is rounded, neither box nor bin; bilinear samples, averaged or the largest taken."""
     if config.reduce == "average":
-        return roi_align(
+        pooled: Tensor = roi_align(
             features,
             rois,
             config.side,
@@ -70,6 +70,7 @@ def _align(features: Tensor, rois: Tensor, stride: int, config: RoIConfig) -> Te
             sampling_ratio=config.sampling_ratio or -1,
             aligned=True,
         )
+        return pooled
     samples = roi_align(
         features,
         rois,
@@ -92,4 +93,5 @@ def _warp(features: Tensor, rois: Tensor, stride: int, config: RoIConfig) -> Ten
 
 def _pool(features: Tensor, rois: Tensor, stride: int, config: RoIConfig) -> Tensor:
     """Box and bins are rounded to whole feature pixels; the largest value of each bin."""
-    return roi_pool(features, rois, config.side, spatial_scale=1 / stride)
+    pooled: Tensor = roi_pool(features, rois, config.side, spatial_scale=1 / stride)
+    return pooled
