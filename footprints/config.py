@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -116,9 +116,39 @@ class BoxHeadConfig(Settings):
     positive_share: Share = 0.25
 
 
-class PointRendConfig(Settings):
-    """Mask head."""
+class MaskSettings(Settings):
+    """What all mask heads have."""
 
+    classes: Literal["sigmoid", "softmax", "agnostic"] = "sigmoid"
+    """A mask for each class by itself; classes and background in competition; one for all."""
+    box_margin: Share = 0.1
+    """Share of its size by which a box grows on each side before it is masked."""
+
+
+class FCNMaskConfig(MaskSettings):
+    """Convolutions, a deconvolution, and a mask of twice the side of the features."""
+
+    kind: Literal["fcn"]
+    roi: RoIConfig = RoIConfig(side=14)
+    convs: Annotated[int, Field(ge=0)] = 4
+    width: Count = 256
+    """Channels of the convolutions and of the deconvolution."""
+
+
+class MLPMaskConfig(MaskSettings):
+    """Fully connected layers."""
+
+    kind: Literal["mlp"]
+    roi: RoIConfig = RoIConfig(side=14)
+    layers: Count = 2
+    width: Count = 1024
+    mask_side: Count = 28
+
+
+class PointRendConfig(MaskSettings):
+    """Coarse masks, refined point by point."""
+
+    kind: Literal["pointrend"] = "pointrend"
     coarse_width: Count = 1024
     """Width of the coarse head's fully connected layers."""
     coarse_conv_width: Count = 256
@@ -132,16 +162,14 @@ class PointRendConfig(Settings):
     """beta, share of the N points that are chosen for being uncertain."""
     first_side: Count = 28
     """Side of the first grid in prediction."""
-    subdivision_steps: Annotated[int, Field(ge=0, le=6)] = 3
-    """Doublings of a box that is refined regardless of its size, as in the paper: 28 to 224."""
+    subdivision_steps: Annotated[int, Field(ge=0, le=6)] | None = None
+    """Doublings of every box, 3 in the paper: 28 to 224. None: until a cell is at most a pixel."""
     max_steps: Annotated[int, Field(ge=0, le=6)] = 4
-    """Doublings at most where refinement goes on until a cell is at most one pixel."""
+    """Doublings at most, in the second case."""
     subdivision_points: Count = 784
     """Cells settled by the point head in each doubling, at least."""
     points_per_side: Annotated[float, Field(ge=0)] = 0.0
     """Cells settled per cell of the grid's side: an outline's length grows with the side."""
-    box_margin: Share = 0.1
-    """Share of its size by which a box grows on each side before it is masked."""
 
     @property
     def train_important_points(self) -> int:
@@ -170,8 +198,20 @@ class ModelConfig(Settings):
     backbone: BackboneConfig = BackboneConfig()
     rpn: RPNConfig = RPNConfig()
     box_head: BoxHeadConfig = BoxHeadConfig()
-    mask_head: PointRendConfig = PointRendConfig()
+    mask_head: (
+        Annotated[FCNMaskConfig | MLPMaskConfig | PointRendConfig, Field(discriminator="kind")]
+        | None
+    ) = PointRendConfig()
+    """None: boxes only (Faster R-CNN), which come out as rectangles."""
     detection: DetectionConfig = DetectionConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_of_masks(cls, given: object) -> object:
+        mask_head = given.get("mask_head") if isinstance(given, dict) else None
+        if isinstance(given, dict) and isinstance(mask_head, dict):
+            return {**given, "mask_head": {"kind": "pointrend", **mask_head}}
+        return given
 
     @model_validator(mode="after")
     def _five_levels(self) -> Self:
@@ -347,9 +387,9 @@ def parse_config(kind: type[S], values: Mapping[str, Any], *, origin: str) -> S:
         return kind.model_validate(values)
     except ValidationError as err:
         first = err.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where, settings = _locate(kind, first["loc"])
         if first["type"] == "extra_forbidden":
-            known = ", ".join(_known_keys(kind, first["loc"]))
+            known = ", ".join(sorted(settings.model_fields))
             raise ConfigError(f"{origin}: unknown key {where}; known keys: {known}") from err
         message = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{origin}: {where}: {message}, got {first['input']!r}") from err
@@ -372,11 +412,28 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: {text!r} is not YAML") from err
 
 
-def _known_keys(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    for part in location[:-1]:
-        if isinstance(part, str):
-            annotation = kind.model_fields[part].annotation
-            # A tuple of settings has the settings as its first argument.
-            inner = (annotation, *getattr(annotation, "__args__", ()))
-            kind = next(a for a in inner if isinstance(a, type) and issubclass(a, BaseModel))
-    return sorted(kind.model_fields)
+def _locate(kind: type[BaseModel], location: tuple[int | str, ...]) -> tuple[str, type[BaseModel]]:
+    """The key an error is about, and the settings it is among; unions' tags are no keys."""
+    keys, kinds = [], [kind]
+    for part in location:
+        tagged = [k for k in kinds if _tag(k) == part]
+        if len(kinds) > 1 and tagged:
+            kinds = tagged
+            continue
+        keys.append(str(part))
+        if isinstance(part, str) and part in kinds[0].model_fields:
+            kinds = _settings_in(kinds[0].model_fields[part].annotation) or kinds
+    return ".".join(keys), kinds[0]
+
+
+def _tag(kind: type[BaseModel]) -> str | None:
+    """The only value that ``kind``, which tells settings of a union apart, can have."""
+    field = kind.model_fields.get("kind")
+    return None if field is None else get_args(field.annotation)[0]
+
+
+def _settings_in(annotation: object) -> list[type[BaseModel]]:
+    """The settings that a type is made of: itself, the items of a tuple, the choices of a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [kind for part in get_args(annotation) for kind in _settings_in(part)]

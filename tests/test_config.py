@@ -62,6 +62,16 @@ def test_a_resolved_configuration_reads_as_itself(write):
             r"unknown key model\.backbone\.depth; known keys: channels, frozen_stages, name",
             id="two levels down",
         ),
+        pytest.param(
+            "model: {mask_head: {kind: mlp, convs: 3}}\n",
+            r"unknown key model\.mask_head\.convs; known keys: box_margin, classes, kind, layers",
+            id="one kind of several",
+        ),
+        pytest.param(
+            "model: {mask_head: {coarse: 3}}\n",
+            r"unknown key model\.mask_head\.coarse; known keys: box_margin, classes, coarse_conv",
+            id="the kind that is meant where none is named",
+        ),
     ],
 )
 def test_unknown_keys_are_named_with_the_known_ones(write, text, message):
@@ -88,6 +98,9 @@ def test_unknown_keys_of_a_scene_are_named_with_the_known_ones(write):
         ("model.classes=[]", "at least one class"),
         ("data.scenes=[]", "scenes"),
         ("augment.scale=[2, 0.5]", "scale"),
+        ("model.mask_head={kind: cnn}", r"model\.mask_head: .*'fcn', 'mlp', 'pointrend'"),
+        ("model.mask_head={kind: fcn, convs: -1}", r"model\.mask_head\.convs: .*got -1"),
+        ("model.box_head.roi={op: pool}", r"model\.box_head\.roi: .*set reduce to maximum"),
         ("data.gsd_m=.nan", "gsd_m"),
         ("optimizer.learning_rate=.inf", "learning_rate"),
     ],

@@ -18,7 +18,10 @@ def tiny_config(**changes: object) -> ModelConfig:
     """A small network's settings; a dictionary changes single keys of its section."""
     values = dict(changes)
     for section, keys in SECTIONS.items():
-        values[section] = keys | changes.get(section, {})
+        changed = changes.get(section, {})
+        # Another kind of mask head has other keys; None is none.
+        apart = changed is None or "kind" in changed
+        values[section] = changed if apart else keys | changed
     return ModelConfig.model_validate(values)
 
 

@@ -12,10 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from footprints.config import ModelConfig
+from footprints.config import ModelConfig, PointRendConfig
 from footprints.model.backbone import STRIDES, Backbone
 from footprints.model.box_head import BoxHead, Detections, Samples
-from footprints.model.pointrend import MaskGrids, MaskTargets, PointRendHead, expand_boxes
+from footprints.model.grid_masks import GridMaskHead
+from footprints.model.masks import MaskGrids, MaskTargets, box_grids, expand_boxes
+from footprints.model.pointrend import PointRendHead
 from footprints.model.rpn import RPN
 from footprints.model.targets import Target
 
@@ -44,10 +46,10 @@ class MaskRCNN(nn.Module):
         self.backbone = Backbone(config.bands, config.backbone)
         self.rpn = RPN(channels, config.rpn)
         self.box_head = BoxHead(channels, num_classes, config.box_head)
-        self.mask_head = PointRendHead(channels, STRIDES[0], num_classes, config.mask_head)
+        self.mask_head = _make_mask_head(channels, num_classes, config)
 
     def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """The six losses, to be added up.
+        """The losses of all heads, to be added up.
 
         Args:
             images: (N, bands, H, W), sides multiples of 32.
@@ -64,25 +66,27 @@ class MaskRCNN(nn.Module):
             samples = self.box_head.sample(proposals, targets)
             logits, shifts = self.box_head(pyramid, samples.rois)
             losses |= self.box_head.losses(logits, shifts, samples)
-            losses |= self._mask_losses(pyramid[0].float(), shifts, samples, targets, size)
+            if self.mask_head is not None:
+                losses |= self._mask_losses(self.mask_head, pyramid, shifts, samples, targets, size)
         return losses
 
     def _mask_losses(
         self,
-        features: Tensor,
+        head: PointRendHead | GridMaskHead,
+        pyramid: Sequence[Tensor],
         shifts: Tensor,
         samples: Samples,
         targets: Sequence[Target],
         size: tuple[int, int],
     ) -> dict[str, Tensor]:
-        """Mask losses on the boxes predicted for the true class, not on the proposals."""
+        """Mask losses on the boxes predicted for the true class, or on the proposals."""
         positive = (samples.labels < len(self.config.classes)).nonzero().squeeze(1)
         labels, image_index = samples.labels[positive], samples.rois.image_index[positive]
         with torch.no_grad():
-            boxes = self.box_head.class_boxes(
-                shifts[positive], samples.rois.boxes[positive], labels, size
-            )
-            boxes = expand_boxes(boxes, self.config.mask_head.box_margin, *size)
+            boxes = samples.rois.boxes[positive]
+            if head.trains_on_predicted:
+                boxes = self.box_head.class_boxes(shifts[positive], boxes, labels, size)
+            boxes = expand_boxes(boxes, head.box_margin, *size)
             # A box that collapsed in the first steps has no inside to learn from.
             usable = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(dim=1)
         positive, labels, image_index = positive[usable], labels[usable], image_index[usable]
@@ -92,7 +96,7 @@ class MaskRCNN(nn.Module):
             torch.cat([t.masks for t in targets])[matched].float() / 255,
             torch.cat([t.mask_boxes for t in targets])[matched],
         )
-        return self.mask_head.losses(features, boxes[usable], image_index, labels, truth)
+        return head.losses(pyramid, boxes[usable], image_index, labels, truth)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Prediction:
@@ -104,12 +108,18 @@ class MaskRCNN(nn.Module):
             proposals = self.rpn.proposals(scores, offsets, self.rpn.anchors(pyramid), size)
             logits, shifts = self.box_head(pyramid, proposals)
             found = self.box_head.detect(logits, shifts, proposals, size, self.config.detection)
-            boxes = expand_boxes(found.boxes, self.config.mask_head.box_margin, *size)
-            grids = self.mask_head.predict(
-                pyramid[0].float(),
-                boxes,
-                found.image_index,
-                found.labels,
-                self.mask_head.steps_for(boxes),
-            )
+            if self.mask_head is None:
+                return Prediction(found, found.boxes, [box_grids(found.boxes)])
+            boxes = expand_boxes(found.boxes, self.mask_head.box_margin, *size)
+            grids = self.mask_head.predict(pyramid, boxes, found.image_index, found.labels)
             return Prediction(found, boxes, list(grids))
+
+
+def _make_mask_head(
+    channels: int, num_classes: int, config: ModelConfig
+) -> PointRendHead | GridMaskHead | None:
+    if config.mask_head is None:
+        return None
+    if isinstance(config.mask_head, PointRendConfig):
+        return PointRendHead(channels, STRIDES[0], num_classes, config.mask_head)
+    return GridMaskHead(channels, num_classes, config.mask_head)

@@ -1,47 +1,30 @@
 """PointRend mask head: sample mask points where the coarse mask is least certain.
 
-Shapes: N images, R boxes of all images in the batch, P points per box, C feature channels,
-K foreground classes, S mask side. Point coordinates are (x, y) in [0, 1] of the box.
+Shapes: N images, R boxes of all images in the batch, P points per box, C feature channels, M mask
+channels (one a class, unless configured otherwise), S mask side. Point coordinates are (x, y) in
+[0, 1] of the box.
 Source: arXiv 1912.08193, section 3 and the instance segmentation details of section 4.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from footprints.config import PointRendConfig
-
-
-def regular_grid(side: int, device: torch.device | None = None) -> Tensor:
-    """Centres of a side x side grid, (side * side, 2) as (x, y) in [0, 1], x fastest."""
-    centres = (torch.arange(side, device=device, dtype=torch.float32) + 0.5) / side
-    y, x = torch.meshgrid(centres, centres, indexing="ij")
-    return torch.stack((x, y), dim=-1).reshape(-1, 2)
-
-
-def point_sample(maps: Tensor, points: Tensor) -> Tensor:
-    """Sample each box's own map bilinearly, with zeros beyond its border.
-
-    Args:
-        maps: (R, K, H, W).
-        points: (R, P, 2), (x, y) in [0, 1] of the map.
-
-    Returns:
-        (R, P, K).
-    """
-    sampled = F.grid_sample(maps, 2 * points.unsqueeze(2) - 1, align_corners=False)
-    return sampled.squeeze(3).transpose(1, 2)
-
-
-def image_points(points: Tensor, boxes: Tensor) -> Tensor:
-    """Points (R, P, 2) in [0, 1] of their boxes (R, 4), in the frame of the boxes."""
-    corner, size = boxes[:, None, :2], boxes[:, None, 2:] - boxes[:, None, :2]
-    return corner + points * size
+from footprints.model.masks import (
+    MaskGrids,
+    MaskTargets,
+    image_points,
+    mask_channels,
+    mask_loss,
+    own_logits,
+    point_sample,
+    regular_grid,
+)
 
 
 def sample_features(features: Tensor, stride: int, points: Tensor, image_index: Tensor) -> Tensor:
@@ -78,14 +61,14 @@ def sample_features(features: Tensor, stride: int, points: Tensor, image_index: 
 
 
 class CoarseMaskHead(nn.Module):
-    """Predict a 7 x 7 mask per class from a 14 x 14 grid of points in the finest features."""
+    """Predict a 7 x 7 mask per channel from a 14 x 14 grid of points in the finest features."""
 
     sample_side = 14
     mask_side = 7
 
-    def __init__(self, channels: int, num_classes: int, width: int, conv_width: int) -> None:
+    def __init__(self, channels: int, masks: int, width: int, conv_width: int) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        self.mask_count = masks
         reduced = min(channels, conv_width)
         self.reduce_channel_dim_conv = (
             nn.Conv2d(channels, reduced, 1) if channels > conv_width else nn.Identity()
@@ -93,7 +76,7 @@ class CoarseMaskHead(nn.Module):
         self.reduce_spatial_dim_conv = nn.Conv2d(reduced, reduced, 2, stride=2)
         self.fc1 = nn.Linear(reduced * self.mask_side**2, width)
         self.fc2 = nn.Linear(width, width)
-        self.prediction = nn.Linear(width, num_classes * self.mask_side**2)
+        self.prediction = nn.Linear(width, masks * self.mask_side**2)
         for conv in (self.reduce_channel_dim_conv, self.reduce_spatial_dim_conv):
             for parameter in conv.parameters():
                 if parameter.dim() > 1:
@@ -115,12 +98,12 @@ class CoarseMaskHead(nn.Module):
         )
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Pooled features (R, C, 14, 14) to coarse logits (R, K, 7, 7)."""
+        """Pooled features (R, C, 14, 14) to coarse logits (R, M, 7, 7)."""
         hidden = F.relu(self.reduce_channel_dim_conv(pooled)) if self.has_reduction else pooled
         hidden = F.relu(self.reduce_spatial_dim_conv(hidden)).flatten(1)
         hidden = F.relu(self.fc2(F.relu(self.fc1(hidden))))
         masks: Tensor = self.prediction(hidden)
-        return masks.view(-1, self.num_classes, self.mask_side, self.mask_side)
+        return masks.view(-1, self.mask_count, self.mask_side, self.mask_side)
 
     @property
     def has_reduction(self) -> bool:
@@ -136,7 +119,7 @@ class PointLinear(nn.Linear):
     """
 
     def forward(self, features: Tensor, coarse: Tensor) -> Tensor:  # type: ignore[override]
-        """Features (M, in - K) and coarse logits (M, K) to (M, out)."""
+        """Features (P, in - M) and coarse logits (P, M) to (P, out)."""
         split = self.in_features - coarse.shape[1]
         hidden = F.linear(features, self.weight[:, :split], self.bias)
         return torch.addmm(hidden, coarse, self.weight[:, split:].t())
@@ -145,12 +128,12 @@ class PointLinear(nn.Linear):
 class PointHead(nn.Module):
     """Classify single points from their fine features and coarse logits."""
 
-    def __init__(self, channels: int, num_classes: int, width: int) -> None:
+    def __init__(self, channels: int, masks: int, width: int) -> None:
         super().__init__()
-        self.fc1 = PointLinear(channels + num_classes, width)
-        self.fc2 = PointLinear(width + num_classes, width)
-        self.fc3 = PointLinear(width + num_classes, width)
-        self.predictor = PointLinear(width + num_classes, num_classes)
+        self.fc1 = PointLinear(channels + masks, width)
+        self.fc2 = PointLinear(width + masks, width)
+        self.fc3 = PointLinear(width + masks, width)
+        self.predictor = PointLinear(width + masks, masks)
         for layer in (self.fc1, self.fc2, self.fc3):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
@@ -158,35 +141,11 @@ class PointHead(nn.Module):
         nn.init.zeros_(self.predictor.bias)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """Fine features (M, C) and coarse logits (M, K) of M points to logits (M, K)."""
+        """Fine features (P, C) and coarse logits (P, M) of P points to logits (P, M)."""
         hidden = fine
         for layer in (self.fc1, self.fc2, self.fc3):
             hidden = F.relu(layer(hidden, coarse))
         return self.predictor(hidden, coarse)  # type: ignore[no-any-return]
-
-
-class MaskTargets(NamedTuple):
-    """Ground-truth masks of R boxes: soft coverage on a grid over a box of its own."""
-
-    masks: Tensor
-    """(R, S, S), 0 to 1."""
-    boxes: Tensor
-    """(R, 4) in image pixels, the frame of each mask."""
-
-    def sample(self, points: Tensor) -> Tensor:
-        """Coverage at image points (R, P, 2): (R, P); 0 beyond the mask's box."""
-        corner = self.boxes[:, None, :2]
-        size = (self.boxes[:, None, 2:] - corner).clamp(min=1e-6)
-        return point_sample(self.masks.unsqueeze(1), (points - corner) / size).squeeze(2)
-
-
-class MaskGrids(NamedTuple):
-    """Mask logits of some boxes at one side."""
-
-    members: Tensor
-    """(k,), which boxes."""
-    logits: Tensor
-    """(k, S, S)."""
 
 
 class PointRendHead(nn.Module):
@@ -199,20 +158,24 @@ class PointRendHead(nn.Module):
         config: Points, widths and subdivision steps.
     """
 
+    trains_on_predicted = True
+
     def __init__(
         self, channels: int, stride: int, num_classes: int, config: PointRendConfig
     ) -> None:
         super().__init__()
         self.stride = stride
         self.config = config
+        self.box_margin = config.box_margin
+        masks = mask_channels(num_classes, config.classes)
         self.coarse_head = CoarseMaskHead(
-            channels, num_classes, config.coarse_width, config.coarse_conv_width
+            channels, masks, config.coarse_width, config.coarse_conv_width
         )
-        self.point_head = PointHead(channels, num_classes, config.point_width)
+        self.point_head = PointHead(channels, masks, config.point_width)
 
     def losses(
         self,
-        features: Tensor,
+        pyramid: Sequence[Tensor],
         boxes: Tensor,
         image_index: Tensor,
         labels: Tensor,
@@ -221,31 +184,36 @@ class PointRendHead(nn.Module):
         """Coarse mask loss at 7 x 7 and point loss, each a mean binary cross-entropy.
 
         Args:
-            features: (N, C, H, W) finest features, float32.
+            pyramid: Levels (N, C, H, W), of which the finest is used.
             boxes: (R, 4) positive boxes in image pixels, without gradient.
             image_index: (R,).
             labels: (R,) ground-truth class, 0-based.
             targets: Ground-truth masks of the R boxes.
         """
+        features = pyramid[0].float()
         if not len(boxes):
             # Every parameter takes part in every step, or DDP waits for it for ever.
             nothing = sum(p.sum() for p in self.parameters()) * 0 + features.sum() * 0
             return {"loss_mask": nothing, "loss_mask_point": nothing}
         coarse = self.coarse_head(self.coarse_head.pool(features, self.stride, boxes, image_index))
-        rows = torch.arange(len(boxes), device=boxes.device)
         grid = regular_grid(self.coarse_head.mask_side, boxes.device).expand(len(boxes), -1, -1)
-        coarse_loss = F.binary_cross_entropy_with_logits(
-            coarse[rows, labels].flatten(1), targets.sample(image_points(grid, boxes))
+        coarse_loss = mask_loss(
+            coarse.flatten(2).transpose(1, 2),
+            labels,
+            targets.sample(image_points(grid, boxes)),
+            self.config.classes,
         )
         with torch.no_grad():
-            points = self.training_points(coarse[rows, labels])
-        logits = self.point_logits(features, boxes, image_index, coarse, points)
-        point_loss = F.binary_cross_entropy_with_logits(
-            logits[rows, :, labels], targets.sample(image_points(points, boxes))
+            points = self.training_points(coarse, labels)
+        point_loss = mask_loss(
+            self.point_logits(features, boxes, image_index, coarse, points),
+            labels,
+            targets.sample(image_points(points, boxes)),
+            self.config.classes,
         )
         return {"loss_mask": coarse_loss, "loss_mask_point": point_loss}
 
-    def training_points(self, logits: Tensor) -> Tensor:
+    def training_points(self, coarse: Tensor, labels: Tensor) -> Tensor:
         """Draw N points per box, biased towards uncertain ones (section 3.1).
 
         Of k * N uniform points the beta * N with the smallest |logit| stay; the rest is uniform.
@@ -253,24 +221,25 @@ class PointRendHead(nn.Module):
         be high between two confident points of opposite sign only by accident.
 
         Args:
-            logits: (R, 7, 7) coarse logits of the ground-truth class.
+            coarse: (R, M, 7, 7) coarse logits.
+            labels: (R,) ground-truth class.
 
         Returns:
             (R, N, 2).
         """
         count, keep = self.config.train_points, self.config.train_important_points
-        device = logits.device
-        drawn = torch.rand(len(logits), self.config.train_oversampling * count, 2, device=device)
-        uncertainty = -point_sample(logits.unsqueeze(1), drawn).squeeze(2).abs()
+        boxes, device = len(coarse), coarse.device
+        drawn = torch.rand(boxes, self.config.train_oversampling * count, 2, device=device)
+        uncertainty = -own_logits(point_sample(coarse, drawn), labels, self.config.classes).abs()
         chosen = uncertainty.topk(keep, dim=1).indices
         important = drawn.gather(1, chosen.unsqueeze(2).expand(-1, -1, 2))
-        uniform = torch.rand(len(logits), count - keep, 2, device=device)
+        uniform = torch.rand(boxes, count - keep, 2, device=device)
         return torch.cat((important, uniform), dim=1)
 
     def point_logits(
         self, features: Tensor, boxes: Tensor, image_index: Tensor, coarse: Tensor, points: Tensor
     ) -> Tensor:
-        """Logits (R, P, K) of the point head at points (R, P, 2) of the boxes."""
+        """Logits (R, P, M) of the point head at points (R, P, 2) of the boxes."""
         fine = sample_features(features, self.stride, image_points(points, boxes), image_index)
         logits: Tensor = self.point_head(
             fine.flatten(0, 1), point_sample(coarse, points).flatten(0, 1)
@@ -279,35 +248,31 @@ class PointRendHead(nn.Module):
 
     def predict(
         self,
-        features: Tensor,
+        pyramid: Sequence[Tensor],
         boxes: Tensor,
         image_index: Tensor,
         labels: Tensor,
-        steps: Tensor | None = None,
     ) -> Iterator[MaskGrids]:
         """Mask logits of each box's own class, by adaptive subdivision.
 
         Args:
-            features: (N, C, H, W) finest features, float32.
+            pyramid: Levels (N, C, H, W), of which the finest is used.
             boxes: (R, 4) in image pixels.
             image_index: (R,).
             labels: (R,) predicted class, 0-based.
-            steps: (R,) doublings of the first side for each box; the configured number for every
-                box where it is None. See `steps_for`.
 
         Yields:
             The boxes that are done at each side, 28, 56, 112, ...; every box once.
         """
         if not len(boxes):
             return
-        if steps is None:
-            steps = torch.full_like(labels, self.config.subdivision_steps)
+        features, steps = pyramid[0].float(), self.steps_for(boxes)
         coarse = self.coarse_head(self.coarse_head.pool(features, self.stride, boxes, image_index))
         index = torch.arange(len(boxes), device=boxes.device)
         side = self.config.first_side
         grid = regular_grid(side, boxes.device).expand(len(boxes), -1, -1)
         logits = self.point_logits(features, boxes, image_index, coarse, grid)
-        logits = logits[index, :, labels].view(-1, side, side)
+        logits = own_logits(logits, labels, self.config.classes).view(-1, side, side)
         for step in range(int(steps.max()) + 1):
             if step:
                 logits = self._subdivide(
@@ -337,28 +302,18 @@ class PointRendHead(nn.Module):
         cells = flat.abs().topk(count, dim=1, largest=False).indices
         points = torch.stack((cells % side, cells // side), dim=-1).add(0.5).div(side)
         refined = self.point_logits(features, boxes, image_index, coarse, points)
-        # Select the class before writing back: all K channels would cost 1.6 GB at R = 100, K = 80.
-        refined = refined.gather(2, labels.view(-1, 1, 1).expand(-1, count, 1)).squeeze(2)
+        # Select the class before writing back: all M channels would cost 1.6 GB at R = 100, M = 80.
+        refined = own_logits(refined, labels, self.config.classes)
         return flat.scatter(1, cells, refined).view(-1, side, side)
 
     def steps_for(self, boxes: Tensor) -> Tensor:
-        """Doublings (R,) until a mask cell is at most one pixel, at most the configured maximum.
+        """Doublings (R,) of each box: those configured, or until a cell is at most one pixel.
 
         A small building is done at 28 x 28; going on to 224 would only interpolate (equal within
         4e-4) at twice the time. A long shed goes further than the paper's 224.
         """
+        if self.config.subdivision_steps is not None:
+            return torch.full((len(boxes),), self.config.subdivision_steps, device=boxes.device)
         sides = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1).clamp(min=1.0)
         steps = torch.ceil(torch.log2(sides / self.config.first_side) - 1e-4)
         return steps.clamp(0, self.config.max_steps).long()
-
-
-def expand_boxes(boxes: Tensor, share: float, height: int, width: int) -> Tensor:
-    """Grow boxes (R, 4) by a share of their size on each side, clipped to the image.
-
-    A mask clipped by its own regressed box loses an edge. Clipping to the image keeps every point
-    where there are features: beyond the border they would be zero, unlike in training.
-    """
-    margin = share * (boxes[:, 2:] - boxes[:, :2])
-    grown = torch.cat((boxes[:, :2] - margin, boxes[:, 2:] + margin), dim=1)
-    limit = grown.new_tensor([width, height, width, height])
-    return torch.minimum(grown.clamp(min=0), limit)

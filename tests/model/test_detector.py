@@ -24,7 +24,7 @@ from footprints.model.detector import (
     to_instances,
 )
 from footprints.model.mask_rcnn import Prediction
-from footprints.model.pointrend import MaskGrids
+from footprints.model.masks import MaskGrids
 
 CPU = torch.device("cpu")
 SCALING = Scaling((127.0,) * 3, (64.0,) * 3)

@@ -106,6 +106,28 @@ def test_six_losses_train_every_parameter():
     assert_gradients_are_finite(network)
 
 
+@pytest.mark.parametrize(
+    ("mask_head", "mask_losses"),
+    [
+        pytest.param({"kind": "fcn", "convs": 1, "width": 8}, ["loss_mask"], id="fcn"),
+        pytest.param({"kind": "mlp", "width": 16}, ["loss_mask"], id="mlp"),
+        pytest.param(
+            {"coarse_width": 16, "point_width": 8}, ["loss_mask", "loss_mask_point"], id="pointrend"
+        ),
+        pytest.param(None, [], id="boxes only"),
+    ],
+)
+def test_every_mask_head_trains_and_predicts(mask_head, mask_losses):
+    torch.manual_seed(0)
+    network = MaskRCNN(tiny_config(mask_head=mask_head, detection={"score_threshold": 0.0}))
+    losses = learn(network, [make_target([20, 20, 60, 60]), make_target([30, 40, 90, 100])])
+    assert [name for name in losses if "mask" in name] == mask_losses
+    assert_gradients_are_finite(network)
+    prediction = network.eval().predict(make_images(2))
+    assert sorted(grids_of(prediction)) == list(range(len(prediction.detections.boxes)))
+    assert len(prediction.detections.boxes) > 0
+
+
 def test_chips_without_buildings_teach_background_only():
     network = tiny_network()
     losses = learn(network, [make_target(), make_target()])

@@ -5,14 +5,14 @@ import torch
 import torch.nn.functional as F
 
 from footprints.config import PointRendConfig
-from footprints.model.pointrend import (
+from footprints.model.masks import (
     MaskTargets,
-    PointRendHead,
     expand_boxes,
     image_points,
     point_sample,
     regular_grid,
 )
+from footprints.model.pointrend import PointRendHead
 
 CHANNELS = 8
 BOXES = torch.tensor([[4.0, 6.0, 30.5, 28.0], [40, 10, 100, 90.7], [0, 0, 20, 128]])
@@ -40,10 +40,10 @@ def full_targets(count: int = 3) -> MaskTargets:
     return MaskTargets(torch.ones(count, 8, 8), BOXES[:count])
 
 
-def masks_of(head: PointRendHead, steps: torch.Tensor | None = None) -> dict[int, torch.Tensor]:
+def masks_of(head: PointRendHead) -> dict[int, torch.Tensor]:
     """Each box's logits, by its number."""
     with torch.no_grad():
-        groups = list(head.predict(make_features(), BOXES, IMAGES, LABELS, steps))
+        groups = list(head.predict([make_features()], BOXES, IMAGES, LABELS))
     members = torch.cat([group.members for group in groups])
     assert sorted(members.tolist()) == [0, 1, 2], "every box once"
     return {
@@ -55,7 +55,7 @@ def masks_of(head: PointRendHead, steps: torch.Tensor | None = None) -> dict[int
 
 def test_training_points_are_as_many_as_configured_and_in_their_box():
     head = make_head()
-    points = head.training_points(torch.randn(5, 7, 7))
+    points = head.training_points(torch.randn(5, 2, 7, 7), torch.zeros(5, dtype=torch.long))
     assert points.shape == (5, 196, 2)
     assert points.min() >= 0
     assert points.max() <= 1
@@ -63,9 +63,10 @@ def test_training_points_are_as_many_as_configured_and_in_their_box():
 
 def test_training_keeps_the_least_certain_of_the_points_it_draws():
     head = make_head()
-    logits = torch.randn(5, 7, 7)
+    coarse, labels = torch.randn(5, 2, 7, 7), torch.tensor([0, 1, 0, 1, 1])
+    logits = coarse[torch.arange(5), labels]
     torch.manual_seed(3)
-    points = head.training_points(logits)
+    points = head.training_points(coarse, labels)
     torch.manual_seed(3)
     drawn = torch.rand(5, 3 * 196, 2)
     doubt = point_sample(logits.unsqueeze(1), drawn).squeeze(2).abs().sort(dim=1).values
@@ -75,8 +76,8 @@ def test_training_keeps_the_least_certain_of_the_points_it_draws():
 
 def test_a_quarter_of_the_training_points_is_drawn_anywhere():
     head = make_head()
-    ramp = torch.linspace(-10, 10, 7).expand(40, 7, 7)
-    points = head.training_points(ramp)
+    ramp = torch.linspace(-10, 10, 7).expand(40, 2, 7, 7)
+    points = head.training_points(ramp, torch.zeros(40, dtype=torch.long))
     # The image's border is uncertain too: zeros lie beyond it.
     inner = points[:, :147][(points[:, :147] - 0.5).abs().amax(dim=2) < 3 / 7]
     assert (inner[:, 0] - 0.5).abs().max() < 0.25, "the uncertain ones: at the edge"
@@ -123,7 +124,7 @@ def test_targets_are_sampled_in_the_frame_of_their_own_box():
 def test_point_loss_trains_the_coarse_head_and_the_features():
     head = make_head().train()
     features = make_features().requires_grad_()
-    losses = head.losses(features, BOXES, IMAGES, LABELS, full_targets())
+    losses = head.losses([features], BOXES, IMAGES, LABELS, full_targets())
     losses["loss_mask_point"].backward()
     assert head.coarse_head.prediction.weight.grad.abs().sum() > 0, "coarse logits are not detached"
     assert features.grad.abs().sum() > 0
@@ -132,7 +133,7 @@ def test_point_loss_trains_the_coarse_head_and_the_features():
 
 def test_losses_look_at_the_true_class_only():
     head = make_head().train()
-    losses = head.losses(make_features(), BOXES[:1], IMAGES[:1], LABELS[:1], full_targets(1))
+    losses = head.losses([make_features()], BOXES[:1], IMAGES[:1], LABELS[:1], full_targets(1))
     losses["loss_mask"].backward()
     gradient = head.coarse_head.prediction.bias.grad.view(2, 49)
     assert (gradient[0] != 0).all()
@@ -147,7 +148,7 @@ def test_losses_fall_in_training():
     features, targets = make_features(), MaskTargets(mask, BOXES)
     history = []
     for _ in range(60):
-        losses = head.losses(features, BOXES, IMAGES, LABELS, targets)
+        losses = head.losses([features], BOXES, IMAGES, LABELS, targets)
         history.append([loss.item() for loss in losses.values()])
         optimizer.zero_grad()
         sum(losses.values()).backward()
@@ -162,7 +163,7 @@ def test_without_boxes_losses_are_zero_and_every_parameter_takes_part():
     features = make_features().requires_grad_()
     nothing = torch.empty(0, dtype=torch.long)
     targets = MaskTargets(torch.empty(0, 8, 8), torch.empty(0, 4))
-    losses = head.losses(features, torch.empty(0, 4), nothing, nothing, targets)
+    losses = head.losses([features], torch.empty(0, 4), nothing, nothing, targets)
     assert [loss.item() for loss in losses.values()] == [0, 0]
     sum(losses.values()).backward()
     assert all((p.grad == 0).all() for p in (*head.parameters(), features))
@@ -170,24 +171,35 @@ def test_without_boxes_losses_are_zero_and_every_parameter_takes_part():
 
 def test_without_boxes_nothing_is_predicted():
     nothing = torch.empty(0, dtype=torch.long)
-    assert list(make_head().predict(make_features(), torch.empty(0, 4), nothing, nothing)) == []
+    assert list(make_head().predict([make_features()], torch.empty(0, 4), nothing, nothing)) == []
+
+
+def refined(head: PointRendHead, steps: int) -> PointRendHead:
+    """The same head with as many doublings of every box."""
+    other = make_head(subdivision_steps=steps)
+    other.load_state_dict(head.state_dict())
+    return other
 
 
 def test_each_box_stops_at_its_own_side():
-    masks = masks_of(make_head(), torch.tensor([0, 2, 1]))
-    assert [tuple(masks[box].shape) for box in range(3)] == [(28, 28), (112, 112), (56, 56)]
+    masks = masks_of(make_head())
+    assert [tuple(masks[box].shape) for box in range(3)] == [(28, 28), (112, 112), (224, 224)]
+
+
+def test_the_papers_steps_are_the_same_for_all_boxes():
+    masks = masks_of(make_head(subdivision_steps=3))
+    assert {tuple(mask.shape) for mask in masks.values()} == {(224, 224)}
 
 
 def test_a_box_does_not_depend_on_the_steps_of_others():
     head = make_head()
-    mixed, alone = masks_of(head, torch.tensor([0, 2, 1])), masks_of(head, torch.full((3,), 2))
+    mixed, alone = masks_of(head), masks_of(refined(head, 2))
     torch.testing.assert_close(mixed[1], alone[1], atol=1e-5, rtol=1e-5)
 
 
 def test_a_building_done_early_differs_from_the_full_steps_only_by_interpolation():
     head = make_head()
-    early = masks_of(head, head.steps_for(BOXES))[0]
-    full = masks_of(head)[0]
+    early, full = masks_of(head)[0], masks_of(refined(head, 3))[0]
     assert early.shape == (28, 28)
     assert full.shape == (224, 224)
     smooth = F.interpolate(early[None, None], size=(224, 224), mode="bilinear")[0, 0]
@@ -198,13 +210,13 @@ def test_a_building_done_early_differs_from_the_full_steps_only_by_interpolation
 
 def test_boxes_of_a_batch_are_masked_as_each_alone():
     head = make_head()
-    features, steps = make_features(), torch.tensor([1, 2, 1])
-    together = masks_of(head, steps)
+    features, together = make_features(), masks_of(head)
     for box in range(3):
         row, image = slice(box, box + 1), int(IMAGES[box])
-        here = (features[image : image + 1], BOXES[row], torch.tensor([0]), LABELS[row])
         with torch.no_grad():
-            (alone,) = head.predict(*here, steps[row])
+            (alone,) = head.predict(
+                [features[image : image + 1]], BOXES[row], torch.tensor([0]), LABELS[row]
+            )
         # A tie for the last place among the refined cells may fall either way.
         apart = (alone.logits[0] - together[box]).abs() > 1e-4
         assert apart.sum() <= 2
@@ -214,7 +226,7 @@ def test_masks_are_those_of_the_predicted_class():
     head = make_head()
     with torch.no_grad():
         head.point_head.predictor.bias.copy_(torch.tensor([100.0, -100.0]))
-    masks = masks_of(head, torch.zeros(3, dtype=torch.long))
+    masks = masks_of(head)
     assert [bool((masks[box] > 0).all()) for box in range(3)] == [True, False, True]
 
 
@@ -228,8 +240,7 @@ def test_settled_points_grow_with_the_side():
 @torch.no_grad()
 def test_subdivision_settles_the_least_certain_cells_and_no_others(settings, settled):
     head = make_head(subdivision_points=100, subdivision_steps=1, **settings)
-    start = make_head(subdivision_steps=0)
-    start.load_state_dict(head.state_dict())
+    start = refined(head, 0)
     for box, logits in masks_of(start).items():
         smooth = F.interpolate(logits[None, None], scale_factor=2, mode="bilinear")[0, 0]
         changed = masks_of(head)[box] != smooth

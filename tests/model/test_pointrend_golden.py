@@ -5,13 +5,8 @@ import pytest
 import torch
 
 from footprints.config import PointRendConfig
-from footprints.model.pointrend import (
-    PointRendHead,
-    image_points,
-    point_sample,
-    regular_grid,
-    sample_features,
-)
+from footprints.model.masks import image_points, point_sample, regular_grid
+from footprints.model.pointrend import PointRendHead, sample_features
 
 
 def load_head(path) -> tuple[PointRendHead, dict[str, torch.Tensor]]:
@@ -27,7 +22,7 @@ def load_head(path) -> tuple[PointRendHead, dict[str, torch.Tensor]]:
         channels=channels,
         stride=4,
         num_classes=arrays["coarse_logits"].shape[1],
-        config=PointRendConfig(coarse_width=64, point_width=32),
+        config=PointRendConfig(coarse_width=64, point_width=32, subdivision_steps=3),
     )
     head.load_state_dict(weights, strict=True)
     arrays["flat_boxes"] = arrays["boxes"].flatten(0, 1).float()
@@ -62,9 +57,9 @@ def test_point_head_equals_reference(reference):
 
 
 @torch.no_grad()
-def test_subdivision_equals_reference_at_default_steps(reference):
+def test_subdivision_equals_reference_at_the_papers_steps(reference):
     head, ref = reference
-    (grids,) = head.predict(ref["p2"], ref["flat_boxes"], ref["image_index"], ref["labels"])
+    (grids,) = head.predict([ref["p2"]], ref["flat_boxes"], ref["image_index"], ref["labels"])
     assert grids.members.tolist() == list(range(12))
     difference = (grids.logits.sigmoid() - ref["mask_probs"][:, 0].float()).abs()
     ties = (difference > 2e-3).flatten(1).sum(dim=1)
@@ -83,10 +78,10 @@ def test_subdivision_with_all_cells_equals_dense_evaluation(reference):
         ),
     )
     dense.load_state_dict(head.state_dict())
-    where = (ref["p2"], ref["flat_boxes"], ref["image_index"])
-    (grids,) = dense.predict(*where, ref["labels"])
+    where = (ref["flat_boxes"], ref["image_index"])
+    (grids,) = dense.predict([ref["p2"]], *where, ref["labels"])
     grid = regular_grid(56).expand(12, -1, -1)
-    every = dense.point_logits(*where, ref["coarse_logits"], grid)
+    every = dense.point_logits(ref["p2"], *where, ref["coarse_logits"], grid)
     rows = torch.arange(12)
     torch.testing.assert_close(
         grids.logits, every[rows, :, ref["labels"]].view(12, 56, 56), atol=1e-4, rtol=1e-4

@@ -8,7 +8,8 @@ import torch
 
 from footprints.config import RoIConfig
 from footprints.model.backbone import STRIDES
-from footprints.model.pointrend import image_points, regular_grid, sample_features
+from footprints.model.masks import image_points, regular_grid
+from footprints.model.pointrend import sample_features
 from footprints.model.roi import RoIs, pool_rois
 
 

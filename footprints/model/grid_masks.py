@@ -1,0 +1,142 @@
+"""Mask heads that predict a whole grid at once: fully convolutional, or fully connected.
+
+Shapes: R boxes of all images, C feature channels, M mask channels, S side of the mask.
+Source: Mask R-CNN, arXiv 1703.06870, section 3 and table 2e.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from footprints.config import FCNMaskConfig, MLPMaskConfig
+from footprints.model.backbone import STRIDES
+from footprints.model.masks import (
+    MaskGrids,
+    MaskTargets,
+    image_points,
+    mask_channels,
+    mask_loss,
+    own_logits,
+    regular_grid,
+)
+from footprints.model.roi import RoIs, pool_rois
+
+_LEVELS = 4
+
+
+class GridMaskHead(nn.Module):
+    """Features of a box, cut out at one size, to a mask grid of one size.
+
+    Args:
+        channels: C, channels of the pyramid.
+        num_classes: K.
+        config: Convolutions and a deconvolution, or fully connected layers.
+    """
+
+    trains_on_predicted = False
+
+    def __init__(
+        self, channels: int, num_classes: int, config: FCNMaskConfig | MLPMaskConfig
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.box_margin = config.box_margin
+        out = mask_channels(num_classes, config.classes)
+        if isinstance(config, FCNMaskConfig):
+            self.layers = _convolutions(channels, out, config)
+        else:
+            self.layers = _fully_connected(channels, out, config)
+
+    def losses(
+        self,
+        pyramid: Sequence[Tensor],
+        boxes: Tensor,
+        image_index: Tensor,
+        labels: Tensor,
+        targets: MaskTargets,
+    ) -> dict[str, Tensor]:
+        """Mean cross-entropy over the cells.
+
+        Args:
+            pyramid: Levels (N, C, H, W).
+            boxes: (R, 4) positive boxes in image pixels.
+            image_index: (R,).
+            labels: (R,) ground-truth class, 0-based.
+            targets: Ground-truth masks of the R boxes.
+        """
+        if not len(boxes):
+            # Every parameter takes part in every step, or DDP waits for it for ever.
+            return {"loss_mask": sum(p.sum() for p in self.parameters()) * 0 + pyramid[0].sum() * 0}
+        logits = self(pyramid, boxes, image_index)
+        grid = regular_grid(logits.shape[-1], boxes.device).expand(len(boxes), -1, -1)
+        coverage = targets.sample(image_points(grid, boxes))
+        return {"loss_mask": mask_loss(_cells(logits), labels, coverage, self.config.classes)}
+
+    def predict(
+        self, pyramid: Sequence[Tensor], boxes: Tensor, image_index: Tensor, labels: Tensor
+    ) -> Iterator[MaskGrids]:
+        """Mask logits of each box's own class."""
+        if not len(boxes):
+            return
+        logits = self(pyramid, boxes, image_index)
+        own = own_logits(_cells(logits), labels, self.config.classes)
+        yield MaskGrids(
+            torch.arange(len(boxes), device=boxes.device), own.view(-1, *logits.shape[2:])
+        )
+
+    def forward(self, pyramid: Sequence[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
+        """Boxes (R, 4) to logits (R, M, S, S)."""
+        rois = RoIs(boxes, image_index)
+        pooled = pool_rois(pyramid[:_LEVELS], STRIDES[:_LEVELS], rois, self.config.roi)
+        logits: Tensor = self.layers(pooled)
+        return logits
+
+
+def _cells(logits: Tensor) -> Tensor:
+    """(R, M, S, S) to (R, S * S, M)."""
+    return logits.flatten(2).transpose(1, 2)
+
+
+def _convolutions(channels: int, out: int, config: FCNMaskConfig) -> nn.Sequential:
+    layers = nn.Sequential()
+    for _ in range(config.convs):
+        conv = nn.Conv2d(channels, config.width, 3, padding=1)
+        layers.extend((_started(conv), nn.ReLU()))
+        channels = config.width
+    deconv = nn.ConvTranspose2d(channels, config.width, 2, stride=2)
+    layers.extend((_started(deconv), nn.ReLU()))
+    layers.append(_prediction(nn.Conv2d(config.width, out, 1)))
+    return layers
+
+
+def _started(conv: nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+def _fully_connected(channels: int, out: int, config: MLPMaskConfig) -> nn.Sequential:
+    layers = nn.Sequential(nn.Flatten())
+    features = channels * config.roi.side**2
+    for _ in range(config.layers):
+        layer = nn.Linear(features, config.width)
+        nn.init.kaiming_uniform_(layer.weight, a=1)
+        nn.init.zeros_(layer.bias)
+        layers.extend((layer, nn.ReLU()))
+        features = config.width
+    side = config.mask_side
+    layers.extend(
+        (_prediction(nn.Linear(features, out * side**2)), nn.Unflatten(1, (out, side, side)))
+    )
+    return layers
+
+
+def _prediction(layer: nn.Conv2d | nn.Linear) -> nn.Module:
+    nn.init.normal_(layer.weight, std=0.001)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
