@@ -18,7 +18,7 @@ IMAGES = torch.tensor([0, 1, 1])
 LABELS = torch.tensor([0, 1, 0])
 SMALL = RoIConfig(side=6)
 HEADS = [
-    pytest.param(FCNMaskConfig(kind="fcn", roi=SMALL, convs=2, width=8), id="fcn"),
+    pytest.param(FCNMaskConfig(kind="fcn", roi=SMALL, convs=2, width=24), id="fcn"),
     pytest.param(MLPMaskConfig(kind="mlp", roi=SMALL, width=32, mask_side=12), id="mlp"),
 ]
 
