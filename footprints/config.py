@@ -43,6 +43,8 @@ class BackboneConfig(Settings):
     """How many stages from the stem on are not trained."""
     norm: Literal["frozen", "live"] = "frozen"
     """Frozen norms keep the pretrained statistics: right for the small batches of detection."""
+    neck: Literal["fpn", "c4"] = "fpn"
+    """A feature pyramid, or stage 4 alone with stage 5 as the start of the heads (ResNets only)."""
     channels: Count = 128
     """Channels of every pyramid level."""
 
@@ -51,7 +53,7 @@ class RPNConfig(Settings):
     """Region proposal network."""
 
     anchor_sizes: tuple[Positive, ...] = (16, 32, 64, 128, 256)
-    """Anchor side in pixels, one per level P2, P3, ..."""
+    """Anchor side in pixels: one per pyramid level P2, P3, ...; with C4 all on its one level."""
     anchor_ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
     """Height over width."""
     positive_iou: Share = 0.7
@@ -101,6 +103,9 @@ class BoxHeadConfig(Settings):
     convs: Annotated[int, Field(ge=0)] = 0
     """3 x 3 convolutions before the fully connected layers."""
     conv_width: Count = 256
+    average: bool = False
+    """Average the cells of a box before the fully connected layers, as ResNets end, instead of
+    giving each cell weights of its own."""
     layers: Annotated[int, Field(ge=0)] = 2
     """Fully connected layers before the predictions."""
     width: Count = 512
@@ -215,7 +220,7 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _five_levels(self) -> Self:
-        if len(self.rpn.anchor_sizes) != 5:
+        if self.backbone.neck == "fpn" and len(self.rpn.anchor_sizes) != 5:
             raise ValueError(
                 f"anchor_sizes must name one size per level P2 to P6, got {self.rpn.anchor_sizes}"
             )

@@ -1,12 +1,13 @@
-"""Trunk and feature pyramid: images to feature maps P2 ... P6 with strides 4 ... 64.
+"""Trunk and neck: images to feature maps.
 
-Sources: FPN, arXiv 1612.03144; trunks from timm.
+Sources: FPN, arXiv 1612.03144; C4, arXiv 1512.03385; trunks from timm.
 """
 
 from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -16,12 +17,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.layers import freeze_batch_norm_2d  # type: ignore[attr-defined]
+from timm.models.resnet import ResNet
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from footprints.config import BackboneConfig
 from footprints.errors import ConfigError, WeightsError
+from footprints.model.roi import RoIFeatures
 
 STRIDES = (4, 8, 16, 32, 64)
 
@@ -30,8 +33,8 @@ _STAGE = re.compile(r"(blocks|layers?|stages?|s)_?\d+")
 """What timm calls the parts of a trunk that come after the stem."""
 
 
-class Backbone(nn.Module):
-    """A timm trunk under a feature pyramid.
+class PyramidBackbone(nn.Module):
+    """A timm trunk under a feature pyramid: P2 ... P6 with strides 4 ... 64.
 
     Args:
         bands: Input bands, any number.
@@ -42,9 +45,11 @@ class Backbone(nn.Module):
         WeightsError: The pretrained weights cannot be had or do not fit.
     """
 
+    strides = STRIDES
+
     def __init__(self, bands: int, config: BackboneConfig) -> None:
         super().__init__()
-        trunk = _create_trunk(bands, config)
+        trunk = _create_trunk(bands, config, {"features_only": True})
         stages: Any = trunk.feature_info
         strides = tuple(stages.reduction())
         if strides[-4:] != STRIDES[:4]:
@@ -52,6 +57,7 @@ class Backbone(nn.Module):
                 f"backbone {config.name} has strides {strides}; needed are {STRIDES[:4]}"
             )
         self.skipped = len(strides) - 4
+        self.channels = self.box_channels = config.channels
         self.trunk = freeze_batch_norm_2d(trunk) if config.norm == "frozen" else trunk
         self.fpn = FeaturePyramidNetwork(
             stages.channels()[self.skipped :],
@@ -66,15 +72,74 @@ class Backbone(nn.Module):
         pyramid = self.fpn(OrderedDict((str(i), stage) for i, stage in enumerate(stages)))
         return list(pyramid.values())
 
+    def box_features(self, pyramid: Sequence[Tensor]) -> RoIFeatures:
+        """What the heads read: all levels but the last, which is for anchors only."""
+        return RoIFeatures(pyramid[:-1], STRIDES[:-1])
 
-def _create_trunk(bands: int, config: BackboneConfig) -> nn.Module:
+    def box_side(self, side: int) -> int:
+        """Side of a box's features where ``side`` cells were cut out."""
+        return side
+
+
+class C4Backbone(nn.Module):
+    """A ResNet up to its fourth stage, stride 16; the fifth is where the heads begin.
+
+    Args:
+        bands: Input bands, any number.
+        config: Trunk, its start, what is frozen.
+
+    Raises:
+        ConfigError: timm knows no such trunk, or it is no ResNet.
+        WeightsError: The pretrained weights cannot be had or do not fit.
+    """
+
+    strides = (16,)
+
+    def __init__(self, bands: int, config: BackboneConfig) -> None:
+        super().__init__()
+        whole = _create_trunk(bands, config, {"num_classes": 0, "global_pool": ""})
+        if not isinstance(whole, ResNet):
+            raise ConfigError(
+                f"backbone {config.name} is no ResNet, which neck c4 needs; "
+                f"set model.backbone.neck to fpn"
+            )
+        if config.norm == "frozen":
+            whole = freeze_batch_norm_2d(whole)
+        info: Any = whole.feature_info
+        self.channels: int = info[3]["num_chs"]
+        self.box_channels: int = info[4]["num_chs"]
+        stages = list(whole.named_children())
+        last = [name for name, _ in stages].index("layer4")
+        self.trunk = nn.Sequential(OrderedDict(stages[:last]))
+        self.tail = stages[last][1]
+        _freeze_stages(self.trunk, config)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images (N, bands, H, W), sides multiples of 16, to one level (N, C, H / 16, W / 16)."""
+        return [self.trunk(images)]
+
+    def box_features(self, pyramid: Sequence[Tensor]) -> RoIFeatures:
+        """What the heads read: the one level, and the last stage of the trunk after that."""
+        return RoIFeatures(pyramid, self.strides, self.tail)
+
+    def box_side(self, side: int) -> int:
+        """Side of a box's features where ``side`` cells were cut out: the last stage halves it."""
+        return (side + 1) // 2
+
+
+def make_backbone(bands: int, config: BackboneConfig) -> PyramidBackbone | C4Backbone:
+    """The trunk with the neck that is configured."""
+    if config.neck == "c4":
+        return C4Backbone(bands, config)
+    return PyramidBackbone(bands, config)
+
+
+def _create_trunk(bands: int, config: BackboneConfig, options: dict[str, Any]) -> nn.Module:
     if config.name not in timm.list_models(config.name):
         raise ConfigError(f"timm has no backbone {config.name!r}; see timm.list_models()")
     hub = config.pretrained is True
     try:
-        trunk: nn.Module = timm.create_model(
-            config.name, pretrained=hub, features_only=True, in_chans=bands
-        )
+        trunk: nn.Module = timm.create_model(config.name, pretrained=hub, in_chans=bands, **options)
     except (OSError, RuntimeError) as err:
         if not hub:
             raise

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms, generalized_box_iou_loss
 
 from footprints.config import BoxHeadConfig, DetectionConfig
-from footprints.model.backbone import STRIDES
 from footprints.model.boxes import (
     clip_boxes,
     decode_boxes,
@@ -25,11 +24,10 @@ from footprints.model.boxes import (
     match_boxes,
     sample_matches,
 )
-from footprints.model.roi import RoIs, pool_rois
+from footprints.model.roi import RoIFeatures, RoIs, pool_rois
 from footprints.model.targets import Target
 
 _WEIGHTS = (10.0, 10.0, 5.0, 5.0)
-_LEVELS = 4  # P6 is for anchors only
 _SMALLEST_PX = 1.0
 
 
@@ -62,12 +60,13 @@ class BoxHead(nn.Module):
     """Convolutions, fully connected layers, then a softmax over K + 1 classes and a box for each.
 
     Args:
-        channels: Channels of the pyramid.
+        channels: Channels of a box's features.
+        side: Their side, in cells.
         num_classes: K.
         config: Layers, widths, thresholds, numbers of samples.
     """
 
-    def __init__(self, channels: int, num_classes: int, config: BoxHeadConfig) -> None:
+    def __init__(self, channels: int, side: int, num_classes: int, config: BoxHeadConfig) -> None:
         super().__init__()
         self.config = config
         self.num_classes = num_classes
@@ -79,7 +78,7 @@ class BoxHead(nn.Module):
             self.convs.extend((conv, nn.ReLU()))
             channels = config.conv_width
         self.layers = nn.Sequential()
-        features = channels * config.roi.side**2
+        features = channels if config.average else channels * side**2
         for _ in range(config.layers):
             layer = nn.Linear(features, config.width)
             nn.init.kaiming_uniform_(layer.weight, a=1)
@@ -93,10 +92,10 @@ class BoxHead(nn.Module):
         nn.init.zeros_(self.classes.bias)
         nn.init.zeros_(self.offsets.bias)
 
-    def forward(self, pyramid: Sequence[Tensor], rois: RoIs) -> tuple[Tensor, Tensor]:
+    def forward(self, features: RoIFeatures, rois: RoIs) -> tuple[Tensor, Tensor]:
         """Class logits (R, K + 1), background last, and offsets (R, K, 4), float32."""
-        pooled = pool_rois(pyramid[:_LEVELS], STRIDES[:_LEVELS], rois, self.config.roi)
-        hidden = self.layers(self.convs(pooled).flatten(1))
+        pooled = self.convs(pool_rois(features, rois, self.config.roi))
+        hidden = self.layers(pooled.mean(dim=(2, 3)) if self.config.average else pooled.flatten(1))
         # Where all classes share a box, each gets the same one.
         offsets = self.offsets(hidden).unflatten(1, (-1, 4)).expand(-1, self.num_classes, -1)
         return self.classes(hidden).float(), offsets.float()

@@ -6,13 +6,12 @@ Source: Mask R-CNN, arXiv 1703.06870, section 3 and table 2e.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from footprints.config import FCNMaskConfig, MLPMaskConfig
-from footprints.model.backbone import STRIDES
 from footprints.model.masks import (
     MaskGrids,
     MaskTargets,
@@ -22,16 +21,15 @@ from footprints.model.masks import (
     own_logits,
     regular_grid,
 )
-from footprints.model.roi import RoIs, pool_rois
-
-_LEVELS = 4
+from footprints.model.roi import RoIFeatures, RoIs, pool_rois
 
 
 class GridMaskHead(nn.Module):
     """Features of a box, cut out at one size, to a mask grid of one size.
 
     Args:
-        channels: C, channels of the pyramid.
+        channels: C, channels of a box's features.
+        side: Their side, in cells.
         num_classes: K.
         config: Convolutions and a deconvolution, or fully connected layers.
     """
@@ -39,7 +37,7 @@ class GridMaskHead(nn.Module):
     trains_on_predicted = False
 
     def __init__(
-        self, channels: int, num_classes: int, config: FCNMaskConfig | MLPMaskConfig
+        self, channels: int, side: int, num_classes: int, config: FCNMaskConfig | MLPMaskConfig
     ) -> None:
         super().__init__()
         self.config = config
@@ -48,11 +46,11 @@ class GridMaskHead(nn.Module):
         if isinstance(config, FCNMaskConfig):
             self.layers = _convolutions(channels, out, config)
         else:
-            self.layers = _fully_connected(channels, out, config)
+            self.layers = _fully_connected(channels * side**2, out, config)
 
     def losses(
         self,
-        pyramid: Sequence[Tensor],
+        features: RoIFeatures,
         boxes: Tensor,
         image_index: Tensor,
         labels: Tensor,
@@ -61,7 +59,7 @@ class GridMaskHead(nn.Module):
         """Mean cross-entropy over the cells.
 
         Args:
-            pyramid: Levels (N, C, H, W).
+            features: Of the images.
             boxes: (R, 4) positive boxes in image pixels.
             image_index: (R,).
             labels: (R,) ground-truth class, 0-based.
@@ -69,28 +67,30 @@ class GridMaskHead(nn.Module):
         """
         if not len(boxes):
             # Every parameter takes part in every step, or DDP waits for it for ever.
-            return {"loss_mask": sum(p.sum() for p in self.parameters()) * 0 + pyramid[0].sum() * 0}
-        logits = self(pyramid, boxes, image_index)
+            return {
+                "loss_mask": sum(p.sum() for p in self.parameters()) * 0
+                + features.levels[0].sum() * 0
+            }
+        logits = self(features, boxes, image_index)
         grid = regular_grid(logits.shape[-1], boxes.device).expand(len(boxes), -1, -1)
         coverage = targets.sample(image_points(grid, boxes))
         return {"loss_mask": mask_loss(_cells(logits), labels, coverage, self.config.classes)}
 
     def predict(
-        self, pyramid: Sequence[Tensor], boxes: Tensor, image_index: Tensor, labels: Tensor
+        self, features: RoIFeatures, boxes: Tensor, image_index: Tensor, labels: Tensor
     ) -> Iterator[MaskGrids]:
         """Mask logits of each box's own class."""
         if not len(boxes):
             return
-        logits = self(pyramid, boxes, image_index)
+        logits = self(features, boxes, image_index)
         own = own_logits(_cells(logits), labels, self.config.classes)
         yield MaskGrids(
             torch.arange(len(boxes), device=boxes.device), own.view(-1, *logits.shape[2:])
         )
 
-    def forward(self, pyramid: Sequence[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
+    def forward(self, features: RoIFeatures, boxes: Tensor, image_index: Tensor) -> Tensor:
         """Boxes (R, 4) to logits (R, M, S, S)."""
-        rois = RoIs(boxes, image_index)
-        pooled = pool_rois(pyramid[:_LEVELS], STRIDES[:_LEVELS], rois, self.config.roi)
+        pooled = pool_rois(features, RoIs(boxes, image_index), self.config.roi)
         logits: Tensor = self.layers(pooled)
         return logits
 
@@ -119,9 +119,8 @@ def _started(conv: nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:
     return conv
 
 
-def _fully_connected(channels: int, out: int, config: MLPMaskConfig) -> nn.Sequential:
+def _fully_connected(features: int, out: int, config: MLPMaskConfig) -> nn.Sequential:
     layers = nn.Sequential(nn.Flatten())
-    features = channels * config.roi.side**2
     for _ in range(config.layers):
         layer = nn.Linear(features, config.width)
         nn.init.kaiming_uniform_(layer.weight, a=1)

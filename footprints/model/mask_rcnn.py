@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from footprints.config import ModelConfig, PointRendConfig
-from footprints.model.backbone import STRIDES, Backbone
+from footprints.model.backbone import C4Backbone, PyramidBackbone, make_backbone
 from footprints.model.box_head import BoxHead, Detections, Samples
 from footprints.model.grid_masks import GridMaskHead
 from footprints.model.masks import MaskGrids, MaskTargets, box_grids, expand_boxes
 from footprints.model.pointrend import PointRendHead
+from footprints.model.roi import RoIFeatures
 from footprints.model.rpn import RPN
 from footprints.model.targets import Target
 
@@ -42,11 +43,15 @@ class MaskRCNN(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        channels, num_classes = config.backbone.channels, len(config.classes)
-        self.backbone = Backbone(config.bands, config.backbone)
-        self.rpn = RPN(channels, config.rpn)
-        self.box_head = BoxHead(channels, num_classes, config.box_head)
-        self.mask_head = _make_mask_head(channels, num_classes, config)
+        self.backbone = make_backbone(config.bands, config.backbone)
+        self.rpn = RPN(self.backbone.channels, self.backbone.strides, config.rpn)
+        self.box_head = BoxHead(
+            self.backbone.box_channels,
+            self.backbone.box_side(config.box_head.roi.side),
+            len(config.classes),
+            config.box_head,
+        )
+        self.mask_head = _make_mask_head(self.backbone, config)
 
     def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The losses of all heads, to be added up.
@@ -64,16 +69,19 @@ class MaskRCNN(nn.Module):
             losses = self.rpn.losses(scores, offsets, anchors, targets)
             proposals = self.rpn.proposals(scores, offsets, anchors, size)
             samples = self.box_head.sample(proposals, targets)
-            logits, shifts = self.box_head(pyramid, samples.rois)
+            features = self.backbone.box_features(pyramid)
+            logits, shifts = self.box_head(features, samples.rois)
             losses |= self.box_head.losses(logits, shifts, samples)
             if self.mask_head is not None:
-                losses |= self._mask_losses(self.mask_head, pyramid, shifts, samples, targets, size)
+                losses |= self._mask_losses(
+                    self.mask_head, features, shifts, samples, targets, size
+                )
         return losses
 
     def _mask_losses(
         self,
         head: PointRendHead | GridMaskHead,
-        pyramid: Sequence[Tensor],
+        features: RoIFeatures,
         shifts: Tensor,
         samples: Samples,
         targets: Sequence[Target],
@@ -96,7 +104,7 @@ class MaskRCNN(nn.Module):
             torch.cat([t.masks for t in targets])[matched].float() / 255,
             torch.cat([t.mask_boxes for t in targets])[matched],
         )
-        return head.losses(pyramid, boxes[usable], image_index, labels, truth)
+        return head.losses(features, boxes[usable], image_index, labels, truth)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Prediction:
@@ -106,20 +114,23 @@ class MaskRCNN(nn.Module):
         scores, offsets = self.rpn(pyramid)
         with torch.autocast(images.device.type, enabled=False):
             proposals = self.rpn.proposals(scores, offsets, self.rpn.anchors(pyramid), size)
-            logits, shifts = self.box_head(pyramid, proposals)
+            features = self.backbone.box_features(pyramid)
+            logits, shifts = self.box_head(features, proposals)
             found = self.box_head.detect(logits, shifts, proposals, size, self.config.detection)
             if self.mask_head is None:
                 return Prediction(found, found.boxes, [box_grids(found.boxes)])
             boxes = expand_boxes(found.boxes, self.mask_head.box_margin, *size)
-            grids = self.mask_head.predict(pyramid, boxes, found.image_index, found.labels)
+            grids = self.mask_head.predict(features, boxes, found.image_index, found.labels)
             return Prediction(found, boxes, list(grids))
 
 
 def _make_mask_head(
-    channels: int, num_classes: int, config: ModelConfig
+    backbone: PyramidBackbone | C4Backbone, config: ModelConfig
 ) -> PointRendHead | GridMaskHead | None:
-    if config.mask_head is None:
+    settings, num_classes = config.mask_head, len(config.classes)
+    if settings is None:
         return None
-    if isinstance(config.mask_head, PointRendConfig):
-        return PointRendHead(channels, STRIDES[0], num_classes, config.mask_head)
-    return GridMaskHead(channels, num_classes, config.mask_head)
+    if isinstance(settings, PointRendConfig):
+        return PointRendHead(backbone.channels, backbone.strides[0], num_classes, settings)
+    side = backbone.box_side(settings.roi.side)
+    return GridMaskHead(backbone.box_channels, side, num_classes, settings)

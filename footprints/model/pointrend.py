@@ -8,7 +8,7 @@ Source: arXiv 1912.08193, section 3 and the instance segmentation details of sec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from footprints.model.masks import (
     point_sample,
     regular_grid,
 )
+from footprints.model.roi import RoIFeatures
 
 
 def sample_features(features: Tensor, stride: int, points: Tensor, image_index: Tensor) -> Tensor:
@@ -175,7 +176,7 @@ class PointRendHead(nn.Module):
 
     def losses(
         self,
-        pyramid: Sequence[Tensor],
+        features: RoIFeatures,
         boxes: Tensor,
         image_index: Tensor,
         labels: Tensor,
@@ -184,18 +185,18 @@ class PointRendHead(nn.Module):
         """Coarse mask loss at 7 x 7 and point loss, each a mean binary cross-entropy.
 
         Args:
-            pyramid: Levels (N, C, H, W), of which the finest is used.
+            features: Of the images; the finest level is used.
             boxes: (R, 4) positive boxes in image pixels, without gradient.
             image_index: (R,).
             labels: (R,) ground-truth class, 0-based.
             targets: Ground-truth masks of the R boxes.
         """
-        features = pyramid[0].float()
+        finest = features.levels[0].float()
         if not len(boxes):
             # Every parameter takes part in every step, or DDP waits for it for ever.
-            nothing = sum(p.sum() for p in self.parameters()) * 0 + features.sum() * 0
+            nothing = sum(p.sum() for p in self.parameters()) * 0 + finest.sum() * 0
             return {"loss_mask": nothing, "loss_mask_point": nothing}
-        coarse = self.coarse_head(self.coarse_head.pool(features, self.stride, boxes, image_index))
+        coarse = self.coarse_head(self.coarse_head.pool(finest, self.stride, boxes, image_index))
         grid = regular_grid(self.coarse_head.mask_side, boxes.device).expand(len(boxes), -1, -1)
         coarse_loss = mask_loss(
             coarse.flatten(2).transpose(1, 2),
@@ -206,7 +207,7 @@ class PointRendHead(nn.Module):
         with torch.no_grad():
             points = self.training_points(coarse, labels)
         point_loss = mask_loss(
-            self.point_logits(features, boxes, image_index, coarse, points),
+            self.point_logits(finest, boxes, image_index, coarse, points),
             labels,
             targets.sample(image_points(points, boxes)),
             self.config.classes,
@@ -248,7 +249,7 @@ class PointRendHead(nn.Module):
 
     def predict(
         self,
-        pyramid: Sequence[Tensor],
+        features: RoIFeatures,
         boxes: Tensor,
         image_index: Tensor,
         labels: Tensor,
@@ -256,7 +257,7 @@ class PointRendHead(nn.Module):
         """Mask logits of each box's own class, by adaptive subdivision.
 
         Args:
-            pyramid: Levels (N, C, H, W), of which the finest is used.
+            features: Of the images; the finest level is used.
             boxes: (R, 4) in image pixels.
             image_index: (R,).
             labels: (R,) predicted class, 0-based.
@@ -266,17 +267,17 @@ class PointRendHead(nn.Module):
         """
         if not len(boxes):
             return
-        features, steps = pyramid[0].float(), self.steps_for(boxes)
-        coarse = self.coarse_head(self.coarse_head.pool(features, self.stride, boxes, image_index))
+        finest, steps = features.levels[0].float(), self.steps_for(boxes)
+        coarse = self.coarse_head(self.coarse_head.pool(finest, self.stride, boxes, image_index))
         index = torch.arange(len(boxes), device=boxes.device)
         side = self.config.first_side
         grid = regular_grid(side, boxes.device).expand(len(boxes), -1, -1)
-        logits = self.point_logits(features, boxes, image_index, coarse, grid)
+        logits = self.point_logits(finest, boxes, image_index, coarse, grid)
         logits = own_logits(logits, labels, self.config.classes).view(-1, side, side)
         for step in range(int(steps.max()) + 1):
             if step:
                 logits = self._subdivide(
-                    logits, features, boxes[index], image_index[index], coarse[index], labels[index]
+                    logits, finest, boxes[index], image_index[index], coarse[index], labels[index]
                 )
             done = steps[index] == step
             if done.any():

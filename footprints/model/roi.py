@@ -12,10 +12,21 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
 
 from footprints.config import RoIConfig
+
+
+class RoIFeatures(NamedTuple):
+    """What the heads read of a batch of images."""
+
+    levels: Sequence[Tensor]
+    """(N, C, H, W), finest first, each half as fine as the one before."""
+    strides: Sequence[int]
+    """Image pixels per feature pixel of each level."""
+    tail: nn.Module | None = None
+    """Applied to the features of every box: with C4 the trunk's last stage."""
 
 
 class RoIs(NamedTuple):
@@ -27,36 +38,34 @@ class RoIs(NamedTuple):
     """(R,)."""
 
 
-def pool_rois(
-    pyramid: Sequence[Tensor], strides: Sequence[int], rois: RoIs, config: RoIConfig
-) -> Tensor:
+def pool_rois(features: RoIFeatures, rois: RoIs, config: RoIConfig) -> Tensor:
     """Features (R, C, S, S), float32, of each box from the level that fits it.
 
     A box of the canonical side goes to the canonical level, one of half that side to the level
     below, and so on, floored and within the levels given (arXiv 1612.03144, equation 1).
 
     Args:
-        pyramid: Levels (N, C, H, W), finest first, each half as fine as the one before.
-        strides: Image pixels per feature pixel of each level.
+        features: Where from. Its tail changes C and S.
         rois: The boxes.
         config: Operator, side, samples.
     """
+    levels, strides, tail = features
     sides = (rois.boxes[:, 2:] - rois.boxes[:, :2]).clamp(min=0).prod(dim=1).sqrt()
     octaves = torch.log2(sides / config.canonical_side_px + 1e-8)
     finest = torch.log2(torch.tensor(float(strides[0]), device=sides.device))
     level = torch.floor(config.canonical_level - finest + octaves + 1e-6)
     level = level.clamp(0, len(strides) - 1).long()
     indexed = torch.cat((rois.image_index.unsqueeze(1).to(rois.boxes.dtype), rois.boxes), dim=1)
-    pooled = pyramid[0].new_zeros(
-        (len(indexed), pyramid[0].shape[1], config.side, config.side), dtype=torch.float32
+    pooled = levels[0].new_zeros(
+        (len(indexed), levels[0].shape[1], config.side, config.side), dtype=torch.float32
     )
     pool = {"align": _align, "warp": _warp, "pool": _pool}[config.op]
     for number, stride in enumerate(strides):
         index = (level == number).nonzero().squeeze(1)
         # Coordinates and sums stay in float32: half precision loses whole pixels.
-        values = pool(pyramid[number].float(), indexed[index], stride, config)
+        values = pool(levels[number].float(), indexed[index], stride, config)
         pooled = pooled.index_put((index,), values)
-    return pooled
+    return pooled if tail is None else tail(pooled)
 
 
 def _align(features: Tensor, rois: Tensor, stride: int, config: RoIConfig) -> Tensor:

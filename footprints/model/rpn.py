@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from footprints.config import RPNConfig
-from footprints.model.backbone import STRIDES
 from footprints.model.boxes import (
     clip_boxes,
     decode_boxes,
@@ -36,18 +35,23 @@ class RPN(nn.Module):
 
     Args:
         channels: Channels of every level.
+        strides: Image pixels per feature pixel of every level.
         config: Anchors, thresholds, numbers of proposals.
     """
 
-    def __init__(self, channels: int, config: RPNConfig) -> None:
+    def __init__(self, channels: int, strides: Sequence[int], config: RPNConfig) -> None:
         super().__init__()
         self.config = config
-        ratios = len(config.anchor_ratios)
+        self.strides = strides
+        # One size a level, or all of them where there is only one level.
+        sizes = config.anchor_sizes
+        self.sizes = [sizes] if len(strides) == 1 else [(size,) for size in sizes]
+        shapes = len(config.anchor_ratios) * len(self.sizes[0])
         self.convs = nn.Sequential()
         for _ in range(config.depth):
             self.convs.extend((nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()))
-        self.objectness = nn.Conv2d(channels, ratios, 1)
-        self.offsets = nn.Conv2d(channels, 4 * ratios, 1)
+        self.objectness = nn.Conv2d(channels, shapes, 1)
+        self.offsets = nn.Conv2d(channels, 4 * shapes, 1)
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.normal_(parameter, std=0.01)
@@ -68,9 +72,11 @@ class RPN(nn.Module):
         """Anchors (A_level, 4) of each level, unrounded, centred on the feature pixels."""
         ratios = torch.tensor(self.config.anchor_ratios, device=pyramid[0].device)
         levels = []
-        for level, size, stride in zip(pyramid, self.config.anchor_sizes, STRIDES, strict=True):
+        for level, sizes, stride in zip(pyramid, self.sizes, self.strides, strict=True):
             height, width = level.shape[-2:]
-            half_width, half_height = size / ratios.sqrt() / 2, size * ratios.sqrt() / 2
+            size = torch.tensor(sizes, device=level.device).unsqueeze(1)
+            half_width = (size / ratios.sqrt() / 2).flatten()
+            half_height = (size * ratios.sqrt() / 2).flatten()
             shapes = torch.stack((-half_width, -half_height, half_width, half_height), dim=1)
             y = (torch.arange(height, device=level.device) + 0.5) * stride
             x = (torch.arange(width, device=level.device) + 0.5) * stride

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from footprints.config import BoxHeadConfig, DetectionConfig
+from footprints.config import BoxHeadConfig, DetectionConfig, RoIConfig
 from footprints.model.box_head import BoxHead, Detections, Samples
-from footprints.model.roi import RoIs
+from footprints.model.roi import RoIFeatures, RoIs, pool_rois
 from footprints.model.targets import Target
 
 SIZE = (128, 128)
@@ -17,9 +17,14 @@ def make_rois(*boxes: list[float], images: list[int] | None = None) -> RoIs:
     return RoIs(corners, torch.tensor(images or [0] * len(boxes), dtype=torch.long))
 
 
+def make_features() -> RoIFeatures:
+    levels = [torch.randn(1, 2, 32 >> i, 32 >> i) for i in range(4)]
+    return RoIFeatures(levels, (4, 8, 16, 32))
+
+
 def make_head(num_classes: int = 1, **settings: object) -> BoxHead:
     torch.manual_seed(0)
-    return BoxHead(2, num_classes, BoxHeadConfig(width=8, **settings))
+    return BoxHead(2, 7, num_classes, BoxHeadConfig(width=8, **settings))
 
 
 def make_target(*boxes: list[float], labelled: torch.Tensor | None = None) -> Target:
@@ -66,7 +71,7 @@ def test_losses_without_positives_are_finite(labels):
     boxes = torch.tensor([[0.0, 0, 20, 20]]).repeat(len(labels), 1)
     images = torch.zeros(len(labels), dtype=torch.long)
     samples = Samples(RoIs(boxes, images), torch.tensor(labels).long(), boxes, images)
-    logits, offsets = head([torch.randn(1, 2, 32 >> i, 32 >> i) for i in range(5)], samples.rois)
+    logits, offsets = head(make_features(), samples.rois)
     losses = head.losses(logits, offsets, samples)
     assert losses["loss_box"] == 0
     assert (losses["loss_class"] > 0) == bool(labels)
@@ -156,22 +161,20 @@ def test_boxes_are_clipped_and_those_left_with_less_than_a_pixel_are_dropped():
 
 def test_layers_and_convolutions_are_as_many_and_as_wide_as_asked_for():
     torch.manual_seed(0)
-    head = BoxHead(2, 3, BoxHeadConfig(convs=2, conv_width=5, layers=1, width=7))
+    head = BoxHead(2, 7, 3, BoxHeadConfig(convs=2, conv_width=5, layers=1, width=7))
     shapes = [tuple(p.shape) for p in head.parameters() if p.dim() > 1]
     assert shapes == [(5, 2, 3, 3), (5, 5, 3, 3), (7, 5 * 49), (4, 7), (12, 7)]
-    pyramid = [torch.randn(1, 2, 32 >> i, 32 >> i) for i in range(5)]
-    logits, offsets = head(pyramid, make_rois([4, 4, 60, 60], [0, 0, 9, 9]))
+    logits, offsets = head(make_features(), make_rois([4, 4, 60, 60], [0, 0, 9, 9]))
     assert logits.shape == (2, 4)
     assert offsets.shape == (2, 3, 4)
 
 
 def test_a_class_agnostic_head_has_one_box_for_all_classes():
     torch.manual_seed(0)
-    head = BoxHead(2, 3, BoxHeadConfig(width=8, class_agnostic=True))
+    head = BoxHead(2, 7, 3, BoxHeadConfig(width=8, class_agnostic=True))
     assert head.offsets.out_features == 4
     torch.nn.init.normal_(head.offsets.weight)
-    pyramid = [torch.randn(1, 2, 32 >> i, 32 >> i) for i in range(5)]
-    offsets = head(pyramid, make_rois([4, 4, 60, 60]))[1]
+    offsets = head(make_features(), make_rois([4, 4, 60, 60]))[1]
     assert offsets.abs().max() > 0
     assert torch.equal(offsets[:, 0], offsets[:, 1])
     assert torch.equal(offsets[:, 0], offsets[:, 2])
@@ -196,3 +199,12 @@ def test_smooth_l1_turns_straight_at_beta(beta, loss):
     # Half a box to the right, times the weight of 10: an error of 5.
     losses = head.losses(torch.zeros(1, 2), torch.zeros(1, 1, 4), one_sample())
     assert losses["loss_box"].item() == pytest.approx(loss)
+
+
+def test_averaged_features_need_no_weights_by_cell():
+    torch.manual_seed(0)
+    head = BoxHead(2, 7, 1, BoxHeadConfig(average=True, layers=0))
+    features, rois = make_features(), make_rois([4, 4, 60, 60])
+    pooled = pool_rois(features, rois, RoIConfig())
+    expected = head.classes(pooled.mean(dim=(2, 3)))
+    torch.testing.assert_close(head(features, rois)[0], expected)

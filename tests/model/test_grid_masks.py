@@ -11,6 +11,7 @@ from footprints.model.grid_masks import GridMaskHead
 from footprints.model.mask_rcnn import MaskRCNN
 from footprints.model.masks import MaskTargets, mask_loss, own_logits
 from footprints.model.pointrend import PointRendHead
+from footprints.model.roi import RoIFeatures
 
 CHANNELS = 4
 BOXES = torch.tensor([[4.0, 6.0, 30.5, 28.0], [40, 10, 100, 90.7], [0, 0, 20, 128]])
@@ -25,7 +26,9 @@ HEADS = [
 
 def make_head(config: FCNMaskConfig | MLPMaskConfig, classes: str = "sigmoid") -> GridMaskHead:
     torch.manual_seed(0)
-    head = GridMaskHead(CHANNELS, 2, config.model_copy(update={"classes": classes}))
+    head = GridMaskHead(
+        CHANNELS, config.roi.side, 2, config.model_copy(update={"classes": classes})
+    )
     with torch.no_grad():
         for parameter in head.parameters():
             if parameter.dim() > 1:
@@ -33,18 +36,18 @@ def make_head(config: FCNMaskConfig | MLPMaskConfig, classes: str = "sigmoid") -
     return head
 
 
-def make_pyramid() -> list[torch.Tensor]:
+def make_features() -> RoIFeatures:
     generator = torch.Generator().manual_seed(1)
-    sides = (32, 16, 8, 4, 2)
-    return [torch.randn(2, CHANNELS, side, side, generator=generator) for side in sides]
+    levels = [torch.randn(2, CHANNELS, side, side, generator=generator) for side in (32, 16, 8, 4)]
+    return RoIFeatures(levels, (4, 8, 16, 32))
 
 
 @pytest.mark.parametrize("config", HEADS)
 @pytest.mark.parametrize(("classes", "channels"), [("sigmoid", 2), ("softmax", 3), ("agnostic", 1)])
 def test_a_mask_is_a_grid_of_its_side_over_the_box(config, classes, channels):
     head = make_head(config, classes)
-    assert head(make_pyramid(), BOXES, IMAGES).shape == (3, channels, 12, 12)
-    (grids,) = head.predict(make_pyramid(), BOXES, IMAGES, LABELS)
+    assert head(make_features(), BOXES, IMAGES).shape == (3, channels, 12, 12)
+    (grids,) = head.predict(make_features(), BOXES, IMAGES, LABELS)
     assert grids.members.tolist() == [0, 1, 2]
     assert grids.logits.shape == (3, 12, 12)
 
@@ -52,8 +55,8 @@ def test_a_mask_is_a_grid_of_its_side_over_the_box(config, classes, channels):
 @pytest.mark.parametrize("config", HEADS)
 def test_masks_are_those_of_the_predicted_class(config):
     head = make_head(config)
-    logits = head(make_pyramid(), BOXES, IMAGES)
-    (grids,) = head.predict(make_pyramid(), BOXES, IMAGES, LABELS)
+    logits = head(make_features(), BOXES, IMAGES)
+    (grids,) = head.predict(make_features(), BOXES, IMAGES, LABELS)
     assert torch.equal(grids.logits, logits[torch.arange(3), LABELS])
     assert not torch.equal(logits[:, 0], logits[:, 1])
 
@@ -61,9 +64,9 @@ def test_masks_are_those_of_the_predicted_class(config):
 @pytest.mark.parametrize("config", HEADS)
 def test_without_boxes_nothing_is_predicted_and_every_parameter_takes_part(config):
     head, none = make_head(config), torch.empty(0, dtype=torch.long)
-    assert list(head.predict(make_pyramid(), torch.empty(0, 4), none, none)) == []
+    assert list(head.predict(make_features(), torch.empty(0, 4), none, none)) == []
     targets = MaskTargets(torch.empty(0, 8, 8), torch.empty(0, 4))
-    (loss,) = head.losses(make_pyramid(), torch.empty(0, 4), none, none, targets).values()
+    (loss,) = head.losses(make_features(), torch.empty(0, 4), none, none, targets).values()
     loss.backward()
     assert loss.item() == 0
     assert all((p.grad == 0).all() for p in head.parameters())
@@ -75,14 +78,14 @@ def test_half_a_box_is_learnt_by_heart(config, classes):
     head = make_head(config, classes)
     mask = torch.zeros(3, 16, 16)
     mask[:, :, :8] = 1
-    targets, pyramid = MaskTargets(mask, BOXES), make_pyramid()
+    targets, features = MaskTargets(mask, BOXES), make_features()
     optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
     for _ in range(150):
-        (loss,) = head.losses(pyramid, BOXES, IMAGES, LABELS, targets).values()
+        (loss,) = head.losses(features, BOXES, IMAGES, LABELS, targets).values()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    (grids,) = head.predict(pyramid, BOXES, IMAGES, LABELS)
+    (grids,) = head.predict(features, BOXES, IMAGES, LABELS)
     inside = grids.logits > 0
     assert inside[..., :6].float().mean() > 0.9
     assert inside[..., 6:].float().mean() < 0.1
@@ -92,7 +95,7 @@ def test_convolutions_keep_the_side_and_the_deconvolution_doubles_it():
     head = make_head(FCNMaskConfig(kind="fcn", roi=RoIConfig(side=5), convs=3, width=8))
     shapes = [tuple(p.shape) for p in head.parameters() if p.dim() > 1]
     assert shapes == [(8, 4, 3, 3), (8, 8, 3, 3), (8, 8, 3, 3), (8, 8, 2, 2), (2, 8, 1, 1)]
-    assert head(make_pyramid(), BOXES, IMAGES).shape[2:] == (10, 10)
+    assert head(make_features(), BOXES, IMAGES).shape[2:] == (10, 10)
 
 
 @pytest.mark.parametrize("layers", [2, 3])
@@ -135,15 +138,15 @@ def test_pointrend_can_treat_classes_in_any_way(classes, channels):
     assert head.point_head.predictor.out_features == channels
     mask = torch.zeros(3, 16, 16)
     mask[:, :, :8] = 1
-    targets, pyramid = MaskTargets(mask, BOXES), make_pyramid()
+    targets, features = MaskTargets(mask, BOXES), make_features()
     optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
     for _ in range(80):
-        loss = torch.stack(list(head.losses(pyramid, BOXES, IMAGES, LABELS, targets).values()))
+        loss = torch.stack(list(head.losses(features, BOXES, IMAGES, LABELS, targets).values()))
         optimizer.zero_grad()
         loss.sum().backward()
         optimizer.step()
     with torch.no_grad():
-        (grids,) = head.predict(pyramid, BOXES, IMAGES, LABELS)
+        (grids,) = head.predict(features, BOXES, IMAGES, LABELS)
     inside = grids.logits > 0
     assert inside[..., :24].float().mean() > 0.9
     assert inside[..., 32:].float().mean() < 0.1

@@ -128,6 +128,38 @@ def test_every_mask_head_trains_and_predicts(mask_head, mask_losses):
     assert len(prediction.detections.boxes) > 0
 
 
+@pytest.mark.parametrize(
+    "mask_head",
+    [
+        pytest.param(
+            {"kind": "fcn", "roi": {"side": 14}, "convs": 0, "width": 8}, id="as C4 has it"
+        ),
+        pytest.param({"kind": "mlp", "width": 16}, id="mlp"),
+        pytest.param({"coarse_width": 16, "point_width": 8}, id="pointrend"),
+        pytest.param(None, id="boxes only"),
+    ],
+)
+def test_a_single_level_trains_and_predicts(mask_head):
+    torch.manual_seed(0)
+    network = MaskRCNN(
+        tiny_config(
+            backbone={"name": "test_resnet", "neck": "c4"},
+            rpn={"anchor_sizes": (16, 32, 64)},
+            box_head={"roi": {"side": 14}, "layers": 0, "average": True},
+            mask_head=mask_head,
+            detection={"score_threshold": 0.0},
+        )
+    )
+    losses = learn(network, [make_target([20, 20, 60, 60]), make_target([30, 40, 90, 100])])
+    assert all(loss > 0 for loss in losses.values())
+    assert_gradients_are_finite(network)
+    prediction = network.eval().predict(make_images(2))
+    grids = grids_of(prediction)
+    assert sorted(grids) == list(range(len(prediction.detections.boxes)))
+    if mask_head and mask_head.get("kind") == "fcn":
+        assert {tuple(grid.shape) for grid in grids.values()} == {(14, 14)}
+
+
 def test_chips_without_buildings_teach_background_only():
     network = tiny_network()
     losses = learn(network, [make_target(), make_target()])

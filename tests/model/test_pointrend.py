@@ -13,6 +13,7 @@ from footprints.model.masks import (
     regular_grid,
 )
 from footprints.model.pointrend import PointRendHead
+from footprints.model.roi import RoIFeatures
 
 CHANNELS = 8
 BOXES = torch.tensor([[4.0, 6.0, 30.5, 28.0], [40, 10, 100, 90.7], [0, 0, 20, 128]])
@@ -36,6 +37,10 @@ def make_features(images: int = 2) -> torch.Tensor:
     return F.interpolate(coarse, size=(32, 32), mode="bicubic", align_corners=False)
 
 
+def on_finest(features: torch.Tensor) -> RoIFeatures:
+    return RoIFeatures([features], (4,))
+
+
 def full_targets(count: int = 3) -> MaskTargets:
     return MaskTargets(torch.ones(count, 8, 8), BOXES[:count])
 
@@ -43,7 +48,7 @@ def full_targets(count: int = 3) -> MaskTargets:
 def masks_of(head: PointRendHead) -> dict[int, torch.Tensor]:
     """Each box's logits, by its number."""
     with torch.no_grad():
-        groups = list(head.predict([make_features()], BOXES, IMAGES, LABELS))
+        groups = list(head.predict(on_finest(make_features()), BOXES, IMAGES, LABELS))
     members = torch.cat([group.members for group in groups])
     assert sorted(members.tolist()) == [0, 1, 2], "every box once"
     return {
@@ -124,7 +129,7 @@ def test_targets_are_sampled_in_the_frame_of_their_own_box():
 def test_point_loss_trains_the_coarse_head_and_the_features():
     head = make_head().train()
     features = make_features().requires_grad_()
-    losses = head.losses([features], BOXES, IMAGES, LABELS, full_targets())
+    losses = head.losses(on_finest(features), BOXES, IMAGES, LABELS, full_targets())
     losses["loss_mask_point"].backward()
     assert head.coarse_head.prediction.weight.grad.abs().sum() > 0, "coarse logits are not detached"
     assert features.grad.abs().sum() > 0
@@ -133,7 +138,9 @@ def test_point_loss_trains_the_coarse_head_and_the_features():
 
 def test_losses_look_at_the_true_class_only():
     head = make_head().train()
-    losses = head.losses([make_features()], BOXES[:1], IMAGES[:1], LABELS[:1], full_targets(1))
+    losses = head.losses(
+        on_finest(make_features()), BOXES[:1], IMAGES[:1], LABELS[:1], full_targets(1)
+    )
     losses["loss_mask"].backward()
     gradient = head.coarse_head.prediction.bias.grad.view(2, 49)
     assert (gradient[0] != 0).all()
@@ -148,7 +155,7 @@ def test_losses_fall_in_training():
     features, targets = make_features(), MaskTargets(mask, BOXES)
     history = []
     for _ in range(60):
-        losses = head.losses([features], BOXES, IMAGES, LABELS, targets)
+        losses = head.losses(on_finest(features), BOXES, IMAGES, LABELS, targets)
         history.append([loss.item() for loss in losses.values()])
         optimizer.zero_grad()
         sum(losses.values()).backward()
@@ -163,7 +170,7 @@ def test_without_boxes_losses_are_zero_and_every_parameter_takes_part():
     features = make_features().requires_grad_()
     nothing = torch.empty(0, dtype=torch.long)
     targets = MaskTargets(torch.empty(0, 8, 8), torch.empty(0, 4))
-    losses = head.losses([features], torch.empty(0, 4), nothing, nothing, targets)
+    losses = head.losses(on_finest(features), torch.empty(0, 4), nothing, nothing, targets)
     assert [loss.item() for loss in losses.values()] == [0, 0]
     sum(losses.values()).backward()
     assert all((p.grad == 0).all() for p in (*head.parameters(), features))
@@ -171,7 +178,10 @@ def test_without_boxes_losses_are_zero_and_every_parameter_takes_part():
 
 def test_without_boxes_nothing_is_predicted():
     nothing = torch.empty(0, dtype=torch.long)
-    assert list(make_head().predict([make_features()], torch.empty(0, 4), nothing, nothing)) == []
+    assert (
+        list(make_head().predict(on_finest(make_features()), torch.empty(0, 4), nothing, nothing))
+        == []
+    )
 
 
 def refined(head: PointRendHead, steps: int) -> PointRendHead:
@@ -215,7 +225,7 @@ def test_boxes_of_a_batch_are_masked_as_each_alone():
         row, image = slice(box, box + 1), int(IMAGES[box])
         with torch.no_grad():
             (alone,) = head.predict(
-                [features[image : image + 1]], BOXES[row], torch.tensor([0]), LABELS[row]
+                on_finest(features[image : image + 1]), BOXES[row], torch.tensor([0]), LABELS[row]
             )
         # A tie for the last place among the refined cells may fall either way.
         apart = (alone.logits[0] - together[box]).abs() > 1e-4

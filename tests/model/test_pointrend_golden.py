@@ -7,6 +7,7 @@ import torch
 from footprints.config import PointRendConfig
 from footprints.model.masks import image_points, point_sample, regular_grid
 from footprints.model.pointrend import PointRendHead, sample_features
+from footprints.model.roi import RoIFeatures
 
 
 def load_head(path) -> tuple[PointRendHead, dict[str, torch.Tensor]]:
@@ -59,7 +60,9 @@ def test_point_head_equals_reference(reference):
 @torch.no_grad()
 def test_subdivision_equals_reference_at_the_papers_steps(reference):
     head, ref = reference
-    (grids,) = head.predict([ref["p2"]], ref["flat_boxes"], ref["image_index"], ref["labels"])
+    (grids,) = head.predict(
+        RoIFeatures([ref["p2"]], (4,)), ref["flat_boxes"], ref["image_index"], ref["labels"]
+    )
     assert grids.members.tolist() == list(range(12))
     difference = (grids.logits.sigmoid() - ref["mask_probs"][:, 0].float()).abs()
     ties = (difference > 2e-3).flatten(1).sum(dim=1)
@@ -79,7 +82,7 @@ def test_subdivision_with_all_cells_equals_dense_evaluation(reference):
     )
     dense.load_state_dict(head.state_dict())
     where = (ref["flat_boxes"], ref["image_index"])
-    (grids,) = dense.predict([ref["p2"]], *where, ref["labels"])
+    (grids,) = dense.predict(RoIFeatures([ref["p2"]], (4,)), *where, ref["labels"])
     grid = regular_grid(56).expand(12, -1, -1)
     every = dense.point_logits(ref["p2"], *where, ref["coarse_logits"], grid)
     rows = torch.arange(12)

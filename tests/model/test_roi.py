@@ -10,7 +10,7 @@ from footprints.config import RoIConfig
 from footprints.model.backbone import STRIDES
 from footprints.model.masks import image_points, regular_grid
 from footprints.model.pointrend import sample_features
-from footprints.model.roi import RoIs, pool_rois
+from footprints.model.roi import RoIFeatures, RoIs, pool_rois
 
 
 def make_rois(*boxes: list[float], images: list[int] | None = None) -> RoIs:
@@ -19,7 +19,7 @@ def make_rois(*boxes: list[float], images: list[int] | None = None) -> RoIs:
 
 
 def pool(pyramid: list[torch.Tensor], rois: RoIs, **settings: object) -> torch.Tensor:
-    return pool_rois(pyramid[:4], STRIDES[:4], rois, RoIConfig(**settings))
+    return pool_rois(RoIFeatures(pyramid[:4], STRIDES[:4]), rois, RoIConfig(**settings))
 
 
 def bilinear(image: np.ndarray, x: float, y: float) -> float:
@@ -199,3 +199,11 @@ def test_no_boxes_and_boxes_without_area_are_pooled_too():
     pyramid = [torch.ones(1, 2, 8, 8)] * 5
     assert pool(pyramid, make_rois(), side=7, sampling_ratio=2).shape == (0, 2, 7, 7)
     assert torch.isfinite(pool(pyramid, make_rois([5, 5, 5, 5]))).all()
+
+
+def test_a_tail_follows_the_operator():
+    level = torch.randn(1, 2, 8, 8)
+    rois, config = make_rois([5.3, 7.1, 20.2, 24.4]), RoIConfig(side=4)
+    tail = torch.nn.AvgPool2d(2)
+    cut = pool_rois(RoIFeatures([level], (4,)), rois, config)
+    assert torch.equal(pool_rois(RoIFeatures([level], (4,), tail), rois, config), tail(cut))

@@ -14,7 +14,7 @@ SIZE = (128, 128)
 
 def make_rpn(channels: int = 4, **settings: object) -> RPN:
     torch.manual_seed(0)
-    return RPN(channels, RPNConfig(**settings)).eval()
+    return RPN(channels, (4, 8, 16, 32, 64), RPNConfig(**settings)).eval()
 
 
 def blank_pyramid(channels: int = 4, images: int = 1) -> list[torch.Tensor]:
@@ -191,3 +191,15 @@ def test_depth_is_the_number_of_convolutions_and_widens_the_view():
             scores = rpn(pyramid)[0][0].view(32, 32, 3)[..., 0]
         reach.append(int((scores > 0).sum()))
     assert reach == [9, 25]
+
+
+def test_one_level_has_anchors_of_all_sizes():
+    torch.manual_seed(0)
+    rpn = RPN(4, (16,), RPNConfig(anchor_sizes=(32, 64), anchor_ratios=(1.0, 4.0))).eval()
+    level = torch.randn(1, 4, 3, 5)
+    (anchors,) = rpn.anchors([level])
+    sides = (anchors[:4, 2:] - anchors[:4, :2]).tolist()
+    assert sides == [[32, 32], [16, 64], [64, 64], [32, 128]]
+    scores, offsets = rpn([level])
+    assert anchors.shape == offsets[0][0].shape == (3 * 5 * 4, 4)
+    assert scores[0].shape == (1, 60)
