@@ -27,6 +27,9 @@ from footprints.model.masks import (
 )
 from footprints.model.roi import RoIFeatures
 
+_POINTS_AT_ONCE = 2**16
+"""Points that go through the point head together; a row of it is half a kilobyte or more."""
+
 
 def sample_features(features: Tensor, stride: int, points: Tensor, image_index: Tensor) -> Tensor:
     """Sample feature maps bilinearly at points of their images, with zeros beyond the border.
@@ -241,11 +244,14 @@ class PointRendHead(nn.Module):
         self, features: Tensor, boxes: Tensor, image_index: Tensor, coarse: Tensor, points: Tensor
     ) -> Tensor:
         """Logits (R, P, M) of the point head at points (R, P, 2) of the boxes."""
-        fine = sample_features(features, self.stride, image_points(points, boxes), image_index)
-        logits: Tensor = self.point_head(
-            fine.flatten(0, 1), point_sample(coarse, points).flatten(0, 1)
-        )
-        return logits.view(*points.shape[:2], -1)
+        boxes_at_once = max(1, _POINTS_AT_ONCE // points.shape[1])
+        logits = []
+        for some in torch.arange(len(boxes), device=boxes.device).split(boxes_at_once):
+            places = image_points(points[some], boxes[some])
+            fine = sample_features(features, self.stride, places, image_index[some])
+            rough = point_sample(coarse[some], points[some])
+            logits.append(self.point_head(fine.flatten(0, 1), rough.flatten(0, 1)))
+        return torch.cat(logits).view(*points.shape[:2], -1)
 
     def predict(
         self,
