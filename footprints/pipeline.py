@@ -6,6 +6,7 @@ raster -> grid -> chips -> instances -> outlines -> merged across seams -> place
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from shapely import Polygon
 from tqdm.auto import tqdm
 
 from footprints.chip import Chip, ChipGrid, Detector, InputSpec, Scaling
-from footprints.errors import ConfigError, RasterError
+from footprints.errors import ConfigError, DetectionCapWarning, RasterError
 from footprints.model.detector import load_detector
 from footprints.raster.reader import SceneGrid, read_chip, resample_scene
 from footprints.raster.scaling import fit_scaling
@@ -189,7 +190,10 @@ def _find_footprints(fine: _Pass, detector: Detector, *, progress: bool) -> Foot
         footprints = merge(outlines, fine.chips, read, confidence=fine.confidence)
         for coarse in passes[1:]:
             bar.set_description(f"{name}, wide roofs")
-            wide, wide_read = _detect(coarse, detector, bar)
+            with warnings.catch_warnings():
+                # At the cap the coarse pass misses small roofs, which it is not asked for.
+                warnings.simplefilter("ignore", DetectionCapWarning)
+                wide, wide_read = _detect(coarse, detector, bar)
             roofs = merge(wide, coarse.chips, wide_read, confidence=coarse.confidence)
             scale = np.divide(coarse.grid.factor, fine.grid.factor)
             footprints = settle_wide_roofs(

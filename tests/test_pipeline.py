@@ -1,5 +1,6 @@
 """`predict` with a detector of known buildings: real reader, tracing, merging, placing, writing."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from footprints.errors import (
     BandError,
     ChipSizeError,
     ConfigError,
+    DetectionCapWarning,
     LayerError,
     OutputError,
     RasterError,
@@ -232,6 +234,20 @@ def test_chips_without_data_are_not_shown_to_the_detector(write, town):
     assert watched.shown
     assert all(chip.valid.any() for chip in watched.shown)
     assert len(watched.shown) < 9
+
+
+def test_a_cap_is_reported_unless_only_wide_roofs_are_sought(scene):
+    @dataclass(frozen=True, eq=False)
+    class Capped(KnownBuildings):
+        def __call__(self, chips):
+            for chip in chips:
+                gsd = (chip.transform.a**2 + chip.transform.d**2) ** 0.5
+                warnings.warn(f"cap at {gsd:.1f} m", DetectionCapWarning, stacklevel=2)
+            return super().__call__(chips)
+
+    with pytest.warns(DetectionCapWarning) as caught:
+        predict(scene, Capped(on_ground(TOWN)))
+    assert {str(warning.message) for warning in caught} == {"cap at 0.3 m"}
 
 
 def test_a_scene_without_data_gives_an_empty_layer(write, town, tmp_path):
