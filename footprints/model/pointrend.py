@@ -246,7 +246,8 @@ class PointRendHead(nn.Module):
         """Logits (R, P, M) of the point head at points (R, P, 2) of the boxes."""
         boxes_at_once = max(1, _POINTS_AT_ONCE // points.shape[1])
         logits = []
-        for some in torch.arange(len(boxes), device=boxes.device).split(boxes_at_once):
+        for first in range(0, len(boxes), boxes_at_once):
+            some = slice(first, first + boxes_at_once)
             places = image_points(points[some], boxes[some])
             fine = sample_features(features, self.stride, places, image_index[some])
             rough = point_sample(coarse[some], points[some])

@@ -232,6 +232,20 @@ def test_boxes_of_a_batch_are_masked_as_each_alone():
         assert apart.sum() <= 2
 
 
+def test_points_pass_in_portions_of_bounded_size(monkeypatch):
+    head = make_head(points_per_side=12)
+    together = masks_of(head)
+    monkeypatch.setattr("footprints.model.pointrend._POINTS_AT_ONCE", 1000)
+    sizes: list[int] = []
+    head.point_head.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    apart = masks_of(head)
+    # One box is never divided; at 224 cells a side 2,688 of them are settled.
+    assert sorted(sizes) == [784] * 5 + [1344] * 2 + [2688]
+    for box, logits in together.items():
+        # A tie for the last place among the refined cells may fall either way.
+        assert ((logits - apart[box]).abs() > 1e-4).sum() <= 2
+
+
 def test_masks_are_those_of_the_predicted_class():
     head = make_head()
     with torch.no_grad():
