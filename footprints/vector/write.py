@@ -103,8 +103,8 @@ def write_layer(layer: GeoDataFrame, path: str | Path, *, overwrite: bool = Fals
 
     GeoJSON is always WGS 84 with seven decimals (RFC 7946), cut at the antimeridian. A layer
     without CRS, in pixel coordinates, is written as it is in every format; GeoJSON then says
-    ``"crs": null`` (GeoJSON 2008), which `read_layer` believes and other readers ignore. An empty layer keeps its columns, except in GeoJSON, which has
-    nowhere to put them.
+    ``"crs": null`` (GeoJSON 2008), which `read_layer` believes and other readers ignore. An empty
+    layer keeps its columns, except in GeoJSON, which has nowhere to put them.
 
     Args:
         layer: Any layer of polygons; the footprint layer's columns fit every format.
