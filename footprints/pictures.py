@@ -37,6 +37,10 @@ _NAME_POINTS = 8.0
 """Size of the letters, 11 pixels at `_DPI`."""
 _NAME_MARGIN = 0.15
 """Around a name, as a share of the size of its letters."""
+_PALETTE = [colorsys.hsv_to_rgb(hue / 12, 0.9, value) for value in (1.0, 0.6) for hue in range(12)]
+"""Colours of classes."""
+_PALETTE_STEP = 7
+"""To the next colour where one is taken: far away, and every colour's turn comes."""
 _DARK_TEXT_FROM = 0.5
 """Luma of a colour from which on letters on it are black."""
 
@@ -79,7 +83,7 @@ def save_overlay(
     """Draw a layer over a scene as a PNG.
 
     Buildings are outlined, coloured by confidence. Objects of several classes are drawn with their
-    mask, box, name and confidence instead; a class has the same colour in every picture.
+    mask, box, name and confidence instead; the name decides the colour.
 
     Whatever lies in the scene is drawn, from whichever raster it came; in pixel coordinates only
     what was found in this one. A picture that exists is replaced.
@@ -225,10 +229,11 @@ def _draw_objects(
     from matplotlib.patches import PathPatch, Rectangle
     from matplotlib.path import Path as Outline
 
+    colours = _class_colours(classes)
     # Holes stay open where they run against their shell.
     polygons = shapely.orient_polygons(polygons)
     for layer, index in enumerate(np.argsort(-shapely.area(polygons), kind="stable")):
-        colour = _class_colour(classes[index])
+        colour = colours[classes[index]]
         outline = Outline.make_compound_path(
             *(
                 Outline(shapely.get_coordinates(ring), closed=True)
@@ -246,7 +251,7 @@ def _draw_objects(
     for index in np.argsort(confidences, kind="stable"):
         corner = shapely.bounds(polygons[index])[:2]
         text = f"{classes[index]} {confidences[index]:.2f}"
-        _write_name(axes, corner, text, _class_colour(classes[index]), 2 + len(polygons))
+        _write_name(axes, corner, text, colours[classes[index]], 2 + len(polygons))
 
 
 def _write_name(
@@ -281,7 +286,15 @@ def _write_name(
     )
 
 
-def _class_colour(name: str) -> tuple[float, float, float]:
-    """A strong colour that depends on the name alone, red, green and blue from 0 to 1."""
-    hue = zlib.crc32(name.encode()) / 2**32
-    return colorsys.hsv_to_rgb(hue, 0.9, 0.95)
+def _class_colours(classes: Sequence[str]) -> dict[str, tuple[float, float, float]]:
+    """Colours by class name, red, green and blue from 0 to 1.
+
+    The name alone decides, so that pictures agree, unless another class has the colour already.
+    """
+    places: dict[str, int] = {}
+    for name in sorted(set(classes)):
+        place = zlib.crc32(name.encode()) % len(_PALETTE)
+        while place in places.values() and len(places) < len(_PALETTE):
+            place = (place + _PALETTE_STEP) % len(_PALETTE)
+        places[name] = place
+    return {name: _PALETTE[place] for name, place in places.items()}
