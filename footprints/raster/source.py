@@ -220,10 +220,12 @@ class Scene:
     @cached_property
     def _overviews(self) -> dict[int, DatasetReader]:
         """The overviews by their factor."""
-        return {
-            factor: self._resources.enter_context(_open_dataset(self.path, overview_level=index))
-            for index, factor in enumerate(self._dataset.overviews(self.bands[0]))
-        }
+        levels = {}
+        for index, factor in enumerate(self._dataset.overviews(self.bands[0])):
+            levels[factor] = _open_dataset(self.path, overview_level=index)
+            # Not as a context: rasterio's is bound to its thread, and another one may be reading.
+            self._resources.callback(levels[factor].close)
+        return levels
 
     def _read_box(
         self, level: DatasetReader, rows: slice, columns: slice
