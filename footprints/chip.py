@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from footprints.errors import ChipSizeError
+from footprints.errors import ChipSizeError, ConfigError
 
 if TYPE_CHECKING:
     from affine import Affine
@@ -48,7 +48,8 @@ class InputSpec:
     bands: int
     """Number of bands."""
     gsd_m: float | None
-    """Ground resolution in metres per pixel; None reads every raster at its own."""
+    """Ground resolution in metres per pixel; None reads every raster at its own, or as
+    ``short_side`` says."""
     scaling: Scaling
     """Pixel values, as they were in training, to network input."""
     dtype: str = "uint8"
@@ -60,11 +61,34 @@ class InputSpec:
     """Side in pixels of the chips to use by default."""
     multiple: int = 1
     """Chip sides must be a multiple of this (32 for a network with stride 32)."""
+    short_side: int | None = None
+    """Weights of photographs see a picture whole, resized so that its shorter side has this many
+    pixels; None cuts rasters into chips. Excludes ``gsd_m``: a photograph has no one ground
+    resolution."""
+    long_side: int | None = None
+    """The longer side of a picture has at most this many pixels, even where that makes the shorter
+    one shorter; None sets no limit."""
+
+    def __post_init__(self) -> None:
+        if self.short_side is None:
+            if self.long_side is not None:
+                raise ConfigError(f"long side {self.long_side} px has no short side; set both")
+            return
+        if self.gsd_m is not None:
+            raise ConfigError(
+                f"weights see rasters at a ground resolution ({self.gsd_m:g} m) or whole pictures "
+                f"at a size (short side {self.short_side} px), never both; set one of them"
+            )
+        if not 1 <= self.short_side <= (self.long_side or self.short_side):
+            raise ConfigError(
+                f"a picture's sides must be positive, the short one at most the long one, got "
+                f"{self.short_side} and {self.long_side} px"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chip:
-    """A square cut from a raster, as a detector sees it."""
+    """A rectangle cut from a raster, as a detector sees it."""
 
     pixels: NDArray[np.generic]
     """(bands, height, width), values as stored in the raster; 0 where there is no data."""

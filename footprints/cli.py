@@ -45,7 +45,10 @@ app = typer.Typer(
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say what is done.")]
 Pixels = Annotated[
-    bool, typer.Option("--pixels", help="Work in pixel coordinates; ignore any georeference.")
+    bool,
+    typer.Option(
+        "--pixels", help="Work in pixel coordinates, as for photographs; ignore any georeference."
+    ),
 ]
 
 
@@ -89,9 +92,15 @@ def predict(
     confidence: Annotated[
         float | None, typer.Option(help="Least confidence, 0 to 1; default: the weights' own.")
     ] = None,
-    min_area: Annotated[float, typer.Option(help="Least area in square metres.")] = 4.0,
+    min_area: Annotated[
+        float, typer.Option(help="Least area in square metres; with --pixels in square pixels.")
+    ] = 4.0,
     chip_size: Annotated[
-        int | None, typer.Option(help="Chip side in pixels; default: the weights' own.")
+        int | None,
+        typer.Option(
+            help="Chip side in pixels; default: the weights' own, the whole picture for weights "
+            "of photographs."
+        ),
     ] = None,
     overlap: Annotated[
         int | None,
@@ -104,11 +113,23 @@ def predict(
     nodata: Annotated[float | None, typer.Option(help="Value of pixels without data.")] = None,
     crs: Annotated[str | None, typer.Option(help="CRS of the scenes, e.g. EPSG:32645.")] = None,
     pixels: Pixels = False,
+    overlaps: Annotated[
+        bool | None,
+        typer.Option(
+            "--overlaps/--no-overlaps",
+            help="Keep polygons that overlap as they are found, or leave no ground to two of them; "
+            "default: kept by weights of photographs.",
+        ),
+    ] = None,
     out_crs: Annotated[
         str | None, typer.Option(help="CRS of the layer; default: the first scene's.")
     ] = None,
     overlay: Annotated[
-        Path | None, typer.Option(help="Also draw the outlines over the first scene: a PNG.")
+        Path | None,
+        typer.Option(
+            help="Also draw what is found over the first scene, with names where the weights know "
+            "several classes: a PNG."
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     quiet: Quiet = False,
@@ -119,6 +140,7 @@ def predict(
     Example: footprints predict data_samples/town.tif -o town.gpkg
     """
     _configure(quiet=quiet, verbose=verbose)
+    from footprints.model.detector import load_detector
     from footprints.pictures import check_picture, save_overlay
     from footprints.pipeline import predict as run
 
@@ -126,11 +148,11 @@ def predict(
     if overlay is not None:
         check_picture(overlay, overwrite=overwrite)
     start = time.perf_counter()
+    detector = load_detector(weights, device=device)
     layer = run(
         scenes,
         output=output,
-        weights=weights,
-        device=device,
+        detector=detector,
         confidence=confidence,
         min_area_m2=min_area,
         chip_size=chip_size,
@@ -140,19 +162,28 @@ def predict(
         nodata=nodata,
         crs=crs,
         pixels=pixels,
+        overlaps=overlaps,
         out_crs=out_crs,
         overwrite=overwrite,
         progress=not quiet,
     )
     if overlay is not None:
         save_overlay(
-            layer, scenes[0], overlay, bands=read_bands, nodata=nodata, crs=crs, pixels=pixels
+            layer,
+            scenes[0],
+            overlay,
+            bands=read_bands,
+            nodata=nodata,
+            crs=crs,
+            pixels=pixels,
+            names=len(detector.classes) > 1,
         )
     if not quiet:
         unit = "px2" if layer.crs is None else "m2"
+        things = "buildings" if detector.input_spec.short_side is None else "objects"
         seconds = time.perf_counter() - start
         print(
-            f"{len(layer):,} buildings, {layer['area_m2'].sum():,.0f} {unit}, {seconds:.1f} s, "
+            f"{len(layer):,} {things}, {layer['area_m2'].sum():,.0f} {unit}, {seconds:.1f} s, "
             f"{output}"
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from footprints.chip import InputSpec
 from footprints.errors import GeoreferenceError
 from footprints.model.checkpoint import WeightsInfo, read_info
 from footprints.raster.source import Scene, open_scene
@@ -31,7 +32,8 @@ def describe(path: str | Path) -> str:
 def _content(scene: Scene) -> dict[str, str]:
     return {
         "scene": scene.name,
-        "size": f"{scene.width} x {scene.height} px, {len(scene.bands)} bands, {scene.dtype}",
+        "size": f"{scene.width} x {scene.height} px, {len(scene.bands)} bands, {scene.dtype}"
+        + (", stored turned (EXIF orientation)" if scene.turned else ""),
     }
 
 
@@ -50,12 +52,19 @@ def _describe_weights(path: str | Path, info: WeightsInfo) -> str:
         "classes": ", ".join(info.model.classes),
         "backbone": info.model.backbone.name,
         "input": f"{spec.bands} bands, {spec.dtype}",
-        "resolution": "as the raster" if spec.gsd_m is None else f"{spec.gsd_m:g} m per pixel",
+        "resolution": _resolution(spec),
         "confidence": f"{info.confidence:g}",
     }
     for entry in info.training.get("data", []):
         lines[f"trained on {entry['labels']}"] = entry["attribution"].strip()
     return _table(lines)
+
+
+def _resolution(spec: InputSpec) -> str:
+    if spec.short_side is not None:
+        most = "" if spec.long_side is None else f", the longer one to at most {spec.long_side} px"
+        return f"whole pictures, their shorter side resized to {spec.short_side} px{most}"
+    return "as the raster" if spec.gsd_m is None else f"{spec.gsd_m:g} m per pixel"
 
 
 def _table(lines: dict[str, str]) -> str:

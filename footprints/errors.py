@@ -57,6 +57,10 @@ class ScalingWarning(FootprintsWarning):
     """A scene's pixel values were mapped onto those the weights were trained with."""
 
 
+class OrientationWarning(FootprintsWarning):
+    """A photograph is stored turned or mirrored; viewers turn it back, we do not."""
+
+
 class SeamWarning(FootprintsWarning):
     """Footprints wider than the chip overlap were joined from parts."""
 

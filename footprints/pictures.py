@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import colorsys
 import io
 import os
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from geopandas import GeoDataFrame
+    from matplotlib.axes import Axes
     from pyproj import CRS
 
 _STRETCH = (2, 98)
@@ -28,6 +31,18 @@ _STRETCH = (2, 98)
 _DPI = 100
 _CONFIDENCE_RANGE = (0.3, 1.0)
 """Confidences at the two ends of the colours."""
+_FILL_OPACITY = 0.45
+"""Of masks: what they cover stays to be seen."""
+_NAME_POINTS = 8.0
+"""Size of the letters, 11 pixels at `_DPI`."""
+_NAME_MARGIN = 0.15
+"""Around a name, as a share of the size of its letters."""
+_PALETTE = [colorsys.hsv_to_rgb(hue / 12, 0.9, value) for value in (1.0, 0.6) for hue in range(12)]
+"""Colours of classes."""
+_PALETTE_STEP = 7
+"""To the next colour where one is taken: far away, and every colour's turn comes."""
+_DARK_TEXT_FROM = 0.5
+"""Luma of a colour from which on letters on it are black."""
 
 
 def check_picture(path: str | Path, *, overwrite: bool = False) -> None:
@@ -62,9 +77,13 @@ def save_overlay(
     nodata: float | None = None,
     crs: str | CRS | None = None,
     pixels: bool = False,
+    names: bool | None = None,
     largest_side: int = 1600,
 ) -> None:
-    """Draw the outlines of a layer over a scene as a PNG, coloured by confidence.
+    """Draw a layer over a scene as a PNG.
+
+    Buildings are outlined, coloured by confidence. Objects of several classes are drawn with their
+    mask, box, name and confidence instead; the name decides the colour.
 
     Whatever lies in the scene is drawn, from whichever raster it came; in pixel coordinates only
     what was found in this one. A picture that exists is replaced.
@@ -77,15 +96,25 @@ def save_overlay(
         nodata: Value of pixels without data, which are white.
         crs: CRS of the scene; goes before the one it declares.
         pixels: The layer is in pixel coordinates.
+        names: Draw masks, boxes and names; False draws outlines, None whichever suits the number of
+            classes in the layer.
         largest_side: Longer side of the picture in pixels; smaller scenes are shown as they are.
 
     Raises:
         RasterError: The scene cannot be read.
-        LayerError: One of layer and scene has a CRS and the other has none.
+        LayerError: One of layer and scene has a CRS and the other has none, or the layer has no
+            classes to name.
         OutputError: The picture cannot be written.
     """
     check_picture(path, overwrite=True)
-    with open_scene(scene, bands=bands, nodata=nodata, crs=crs, pixels=pixels) as raster:
+    if names is None:
+        names = "class" in layer and layer["class"].nunique() > 1
+    if names and "class" not in layer:
+        raise LayerError("the layer has no column class; draw it without names")
+    # In pixel coordinates it may be a photograph, where black is the dark and no collar.
+    with open_scene(
+        scene, bands=bands, nodata=nodata, crs=crs, pixels=pixels, collars=not pixels
+    ) as raster:
         layer = _in_frame_of(raster, layer)
         picture = _read_picture(raster, largest_side)
     height, width = picture.shape[:2]
@@ -95,9 +124,7 @@ def save_overlay(
     )
     shown = shapely.intersects(polygons, shapely.box(0, 0, width, height))
     try:
-        Path(path).write_bytes(
-            _draw(picture, polygons[shown], layer["confidence"].to_numpy()[shown])
-        )
+        Path(path).write_bytes(_draw(picture, polygons[shown], layer[shown], names=names))
     except OSError as err:
         raise OutputError(f"cannot write picture {path}: {err.strerror}") from err
 
@@ -133,23 +160,23 @@ def _read_picture(raster: Scene, largest_side: int) -> NDArray[np.uint8]:
 def _draw(
     picture: NDArray[np.uint8],
     polygons: NDArray[np.object_],
-    confidences: NDArray[np.float64],
+    layer: GeoDataFrame,
+    *,
+    names: bool,
 ) -> bytes:
-    """Draw outlines over a picture.
+    """Draw outlines, or named objects, over a picture.
 
     Args:
         picture: (height, width) or (height, width, 3).
         polygons: (n,) in pixels of the picture.
-        confidences: (n,) 0 to 1.
+        layer: Their n rows.
+        names: Draw named objects.
 
     Returns:
         A PNG of the picture's size.
     """
     # Here and not above: matplotlib takes a second to load and most jobs draw nothing.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.collections import LineCollection
-    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     height, width = picture.shape[:2]
@@ -166,12 +193,108 @@ def _draw(
         extent=(0, width, height, 0),
         aspect="auto",
     )
+    axes.set_axis_off()
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    confidences = layer["confidence"].to_numpy(dtype=np.float64)
+    if names:
+        _draw_objects(axes, polygons, layer["class"].tolist(), confidences)
+    else:
+        _draw_outlines(axes, polygons, confidences)
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    return png.getvalue()
+
+
+def _draw_outlines(
+    axes: Axes, polygons: NDArray[np.object_], confidences: NDArray[np.float64]
+) -> None:
+    """Every ring of the polygons, in the colour of its confidence."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.collections import LineCollection
+    from matplotlib.colors import Normalize
+
     rings, owner = shapely.get_rings(polygons, return_index=True)
     colours = ScalarMappable(Normalize(*_CONFIDENCE_RANGE), "plasma").to_rgba(confidences)
     lines = [shapely.get_coordinates(ring) for ring in rings]
     axes.add_collection(LineCollection(lines, colors=colours[owner], linewidths=1.2))
-    axes.set_axis_off()
-    axes.set(xlim=(0, width), ylim=(height, 0))
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
-    return png.getvalue()
+
+
+def _draw_objects(
+    axes: Axes,
+    polygons: NDArray[np.object_],
+    classes: Sequence[str],
+    confidences: NDArray[np.float64],
+) -> None:
+    """Mask, box, name and confidence of every object, the small ones on top of the large ones."""
+    from matplotlib.patches import PathPatch, Rectangle
+    from matplotlib.path import Path as Outline
+
+    colours = _class_colours(classes)
+    # Holes stay open where they run against their shell.
+    polygons = shapely.orient_polygons(polygons)
+    for layer, index in enumerate(np.argsort(-shapely.area(polygons), kind="stable")):
+        colour = colours[classes[index]]
+        outline = Outline.make_compound_path(
+            *(
+                Outline(shapely.get_coordinates(ring), closed=True)
+                for ring in shapely.get_rings(polygons[index])
+            )
+        )
+        fill = (*colour, _FILL_OPACITY)
+        axes.add_patch(PathPatch(outline, fc=fill, ec=colour, lw=1.2, zorder=2 + layer))
+        x_min, y_min, x_max, y_max = shapely.bounds(polygons[index])
+        size = x_max - x_min, y_max - y_min
+        axes.add_patch(
+            Rectangle((x_min, y_min), *size, fill=False, ec=colour, lw=0.8, zorder=2 + layer)
+        )
+    # All names above all masks, and the surest above the others.
+    for index in np.argsort(confidences, kind="stable"):
+        corner = shapely.bounds(polygons[index])[:2]
+        text = f"{classes[index]} {confidences[index]:.2f}"
+        _write_name(axes, corner, text, colours[classes[index]], 2 + len(polygons))
+
+
+def _write_name(
+    axes: Axes,
+    corner: NDArray[np.float64],
+    text: str,
+    colour: tuple[float, float, float],
+    zorder: int,
+) -> None:
+    """Write above the upper-left corner of a box, or as near to it as there is picture."""
+    luma = np.dot(colour, (0.299, 0.587, 0.114))
+    label = axes.text(
+        corner[0],
+        corner[1],
+        text,
+        size=_NAME_POINTS,
+        color="black" if luma >= _DARK_TEXT_FROM else "white",
+        va="bottom",
+        bbox={"boxstyle": f"square,pad={_NAME_MARGIN}", "fc": colour, "ec": "none"},
+        zorder=zorder,
+        parse_math=False,
+    )
+    extent = label.get_window_extent()
+    margin = _NAME_MARGIN * _NAME_POINTS * _DPI / 72
+    rightmost = axes.get_xlim()[1] - extent.width - margin
+    lowest = axes.get_ylim()[0] - margin
+    label.set_position(
+        (
+            max(margin, min(corner[0] + margin, rightmost)),
+            max(extent.height + margin, min(corner[1] - margin, lowest)),
+        )
+    )
+
+
+def _class_colours(classes: Sequence[str]) -> dict[str, tuple[float, float, float]]:
+    """Colours by class name, red, green and blue from 0 to 1.
+
+    The name alone decides, so that pictures agree, unless another class has the colour already.
+    """
+    places: dict[str, int] = {}
+    for name in sorted(set(classes)):
+        place = zlib.crc32(name.encode()) % len(_PALETTE)
+        while place in places.values() and len(places) < len(_PALETTE):
+            place = (place + _PALETTE_STEP) % len(_PALETTE)
+        places[name] = place
+    return {name: _PALETTE[place] for name, place in places.items()}

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -24,9 +24,15 @@ from shapely import Polygon
 from tqdm.auto import tqdm
 
 from footprints.chip import Chip, ChipGrid, Detector, InputSpec, Scaling
-from footprints.errors import ConfigError, DetectionCapWarning, RasterError
+from footprints.errors import (
+    ChipSizeError,
+    ConfigError,
+    DetectionCapWarning,
+    OrientationWarning,
+    RasterError,
+)
 from footprints.model.detector import load_detector
-from footprints.raster.reader import SceneGrid, read_chip, resample_scene
+from footprints.raster.reader import SceneGrid, read_chip, resample_scene, resize_picture
 from footprints.raster.scaling import fit_scaling
 from footprints.raster.source import Scene, open_scene
 from footprints.vector.layer import concat_layers, place, reproject
@@ -53,6 +59,7 @@ class _Pass:
     scaling: Scaling
     batch_size: int
     confidence: float
+    overlaps: bool
 
 
 def predict(
@@ -71,6 +78,7 @@ def predict(
     nodata: float | None = None,
     crs: str | CRS | None = None,
     pixels: bool = False,
+    overlaps: bool | None = None,
     out_crs: str | CRS | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -88,13 +96,18 @@ def predict(
         min_area_m2: Buildings smaller than this are left out, in square metres on the ground (in
             square pixels with ``pixels``).
         chip_size: Side of a chip in pixels at the detector's ground resolution; None takes the
-            detector's own.
+            detector's own. Detectors of photographs see a picture whole, resized to their size;
+            a chip size cuts it into chips of its own pixels instead.
         overlap: Pixels shared by neighbouring chips; None takes a quarter of the chip.
         batch_size: Chips that go through the network together.
         bands: Bands to read, 1-based, repeats allowed; None takes the first ones.
         nodata: Value of pixels without data; goes before the one the raster declares.
         crs: CRS of the rasters; goes before the one they declare.
-        pixels: Work in plain pixel coordinates and ignore any georeference.
+        pixels: Work in plain pixel coordinates and ignore any georeference: x to the right and y
+            down from the upper-left corner of the picture as it is stored.
+        overlaps: Keep footprints that overlap as they are found; False leaves no ground to two of
+            them. None takes the detector's kind: objects in photographs overlap, buildings on the
+            ground do not.
         out_crs: CRS of the layer; None takes the first scene's.
         overwrite: Replace ``output`` if it exists.
         progress: Show a progress bar.
@@ -108,10 +121,14 @@ def predict(
         ConfigError: A number is out of range, or a CRS unknown.
         RasterError: A scene is missing, unreadable or without georeference.
         BandError: A scene has fewer bands than the detector takes.
-        ChipSizeError: Chip size and overlap do not fit together.
+        ChipSizeError: Chip size and overlap do not fit together, or an overlap is given for
+            pictures that are seen whole.
         WeightsError, DeviceError: The detector cannot be loaded.
         LayerError: ``out_crs`` is not defined where a scene lies.
         OutputError: The output exists or cannot be written; found out before the work starts.
+
+    Warns:
+        OrientationWarning: A photograph is stored turned; it is read as it is stored.
     """
     if output is not None:
         check_output(output, overwrite=overwrite)
@@ -124,14 +141,22 @@ def predict(
     if detector is None:
         detector = load_detector(weights, device=device)
     spec = detector.input_spec
+    shows_pictures = spec.short_side is not None
     threshold = detector.confidence if confidence is None else confidence
+    may_overlap = shows_pictures if overlaps is None else overlaps
     with ExitStack() as opened:
         # All are opened and measured first: a mistake in the last name should not cost the hours
         # spent on the others.
         rasters = [
             opened.enter_context(
                 open_scene(
-                    path, bands=bands, want_bands=spec.bands, nodata=nodata, crs=crs, pixels=pixels
+                    path,
+                    bands=bands,
+                    want_bands=spec.bands,
+                    nodata=nodata,
+                    crs=crs,
+                    pixels=pixels,
+                    collars=not shows_pictures,
                 )
             )
             for path in paths
@@ -140,10 +165,18 @@ def predict(
         if target is not None:
             for scene in rasters:
                 _check_reach(scene, target)
+        _warn_of_turned(rasters)
         layers = [
             place(
                 _find_footprints(
-                    _Pass(grid, chips, fit_scaling(grid.scene, spec), batch_size, threshold),
+                    _Pass(
+                        grid,
+                        chips,
+                        fit_scaling(grid.scene, spec),
+                        batch_size,
+                        threshold,
+                        may_overlap,
+                    ),
                     detector,
                     progress=progress,
                 ),
@@ -165,7 +198,16 @@ def predict(
 def _cover(
     scene: Scene, spec: InputSpec, chip_size: int | None, overlap: int | None
 ) -> tuple[SceneGrid, ChipGrid]:
-    """A scene at the detector's ground resolution, and the chips that cover it."""
+    """A scene at the detector's resolution, and the chips that cover it."""
+    if spec.short_side is not None and chip_size is None:
+        if overlap is not None:
+            raise ChipSizeError(
+                f"overlap {overlap} is of neighbouring chips, but this detector sees pictures "
+                "whole; cut them with --chip-size, or leave out --overlap"
+            )
+        grid = resize_picture(scene, spec.short_side, spec.long_side)
+        side = -(-max(grid.height, grid.width) // spec.multiple) * spec.multiple
+        return grid, ChipGrid(grid.height, grid.width, side, 0, spec.multiple)
     grid = resample_scene(scene, spec.gsd_m)
     size = spec.chip_size if chip_size is None else chip_size
     shared = size // 4 if overlap is None else overlap
@@ -187,20 +229,29 @@ def _find_footprints(fine: _Pass, detector: Detector, *, progress: bool) -> Foot
     name = fine.grid.scene.name
     with tqdm(total=total, desc=name, unit="chip", disable=not progress) as bar:
         outlines, read = _detect(fine, detector, bar)
-        footprints = merge(outlines, fine.chips, read, confidence=fine.confidence)
+        footprints = merge(
+            outlines, fine.chips, read, confidence=fine.confidence, overlaps=fine.overlaps
+        )
         for coarse in passes[1:]:
             bar.set_description(f"{name}, wide roofs")
             with warnings.catch_warnings():
                 # At the cap the coarse pass misses small roofs, which it is not asked for.
                 warnings.simplefilter("ignore", DetectionCapWarning)
                 wide, wide_read = _detect(coarse, detector, bar)
-            roofs = merge(wide, coarse.chips, wide_read, confidence=coarse.confidence)
+            roofs = merge(
+                wide,
+                coarse.chips,
+                wide_read,
+                confidence=coarse.confidence,
+                overlaps=coarse.overlaps,
+            )
             scale = np.divide(coarse.grid.factor, fine.grid.factor)
             footprints = settle_wide_roofs(
                 footprints,
                 roofs.scaled(*scale),
                 fine.chips,
                 coarse_px=float(max(scale)),
+                overlaps=fine.overlaps,
             )
     return footprints
 
@@ -214,7 +265,7 @@ def _coarse(fine: _Pass) -> _Pass:
     chips = ChipGrid(
         grid.height, grid.width, fine.chips.size, fine.chips.overlap, fine.chips.multiple
     )
-    return _Pass(grid, chips, fine.scaling, fine.batch_size, fine.confidence)
+    return replace(fine, grid=grid, chips=chips)
 
 
 def _detect(
@@ -259,6 +310,18 @@ def _read_ahead(each: _Pass) -> Iterator[list[tuple[int, Chip]]]:
             waiting = coming
         if waiting is not None:
             yield waiting.result()
+
+
+def _warn_of_turned(scenes: Sequence[Scene]) -> None:
+    turned = [scene.name for scene in scenes if scene.turned]
+    if turned:
+        warnings.warn(
+            f"{len(turned)} photographs are stored turned (EXIF orientation), first {turned[0]}: "
+            "they are read and outlined as stored, where things lie on their side; turn the pixels "
+            "first, as with exiftran -ai or PIL.ImageOps.exif_transpose",
+            OrientationWarning,
+            stacklevel=3,
+        )
 
 
 def _check_paths(paths: Sequence[str | Path]) -> None:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from footprints.chip import ChipGrid, Window
-from footprints.errors import ChipSizeError, FootprintsError
+from footprints.chip import ChipGrid, InputSpec, Scaling, Window
+from footprints.errors import ChipSizeError, ConfigError, FootprintsError
 
 
 @st.composite
@@ -95,3 +95,17 @@ def test_bad_values_say_the_rule_and_the_value(values, words):
         ChipGrid(**{"height": 100, "width": 100, "size": 64, "overlap": 16, **values})
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, (FootprintsError, ValueError))
+
+
+@pytest.mark.parametrize(
+    ("sides", "words"),
+    [
+        pytest.param({"short_side": 800, "gsd_m": 0.3}, "0.3 m.*800 px.*never both", id="both"),
+        pytest.param({"long_side": 1333}, "1333 px has no short side", id="a limit of nothing"),
+        pytest.param({"short_side": 0}, "positive.* got 0", id="no pixel"),
+        pytest.param({"short_side": 80, "long_side": 79}, "80 and 79", id="wrong way round"),
+    ],
+)
+def test_one_rule_says_how_large_the_world_is_shown(sides, words):
+    with pytest.raises(ConfigError, match=words):
+        InputSpec(**{"bands": 1, "gsd_m": None, "scaling": Scaling((0.0,), (1.0,)), **sides})

@@ -152,6 +152,118 @@ def test_the_crs_of_the_scene_can_be_given(write, overlay):
     assert_shows_house(overlay(layer_of(HOUSE), write(crs=None), crs=UTM))
 
 
+# Objects of several classes.
+
+BUS, PERSON = box(20, 20, 120, 70), box(90, 40, 140, 80)
+
+
+def objects(*polygons: Polygon, classes: list[str]) -> gpd.GeoDataFrame:
+    layer = layer_of(*polygons)
+    layer["class"] = classes
+    return layer
+
+
+def mean_colour(picture: np.ndarray, x: int, y: int) -> np.ndarray:
+    return picture[y - 2 : y + 3, x - 2 : x + 3, :3].mean(axis=(0, 1))
+
+
+def test_masks_are_filled_in_the_colour_of_their_class(write, overlay):
+    scene = write()
+    picture = overlay(objects(BUS, PERSON, classes=["bus", "person"]), scene)
+    bus, person, outside = (mean_colour(picture, *xy) for xy in ((60, 55), (130, 65), (10, 80)))
+    assert outside == pytest.approx(GREY / 255, abs=0.01)
+    assert np.ptp(bus) > 0.1
+    assert np.ptp(person) > 0.1
+    assert np.abs(bus - person).max() > 0.1
+    # Neither hides the other, nor the picture below.
+    both = mean_colour(picture, 105, 60)
+    assert min(np.abs(both - bus).max(), np.abs(both - person).max()) > 0.03
+    bright = overlay(
+        objects(BUS, PERSON, classes=["bus", "person"]), write(np.full_like(flat(), 240))
+    )
+    assert (mean_colour(bright, 60, 55) > bus + 0.1).all()
+
+
+def test_a_class_has_its_colour_whatever_else_is_there(write, overlay):
+    scene = write()
+    alone = overlay(objects(BUS, classes=["bus"]), scene, names=True)
+    among = overlay(objects(PERSON, BUS, classes=["person", "bus"]), scene)
+    assert mean_colour(alone, 60, 55) == pytest.approx(mean_colour(among, 60, 55))
+
+
+def test_many_classes_have_many_colours(write, overlay):
+    columns = range(4, 154, 15)
+    boxes = [box(x, 50, x + 12, 80) for x in columns]
+    picture = overlay(objects(*boxes, classes=[f"kind {i}" for i in range(10)]), write())
+    colours = [mean_colour(picture, x + 6, 72) for x in columns]
+    pairs = [np.abs(a - b).max() for i, a in enumerate(colours) for b in colours[:i]]
+    assert min(pairs) > 0.03
+
+
+def test_holes_are_not_filled_and_boxes_go_around(write, overlay):
+    ring = Polygon([(40, 30), (100, 30), (100, 70)]).difference(box(80, 42, 92, 54))
+    for polygon in (ring, ring.reverse()):
+        picture = overlay(objects(polygon, classes=["kite"]), write(), names=True)
+        assert not drawn(picture)[46:50, 84:88].any()
+        assert drawn(picture)[36, 60:80].all()
+        # The lower left corner is of the box alone.
+        assert drawn(picture)[67:73, 38:42].any()
+        assert not drawn(picture)[60:66, 45:55].any()
+
+
+def test_names_and_confidences_are_written(write, overlay):
+    scene = write()
+    layer = objects(BUS, PERSON, classes=["bus", "person"])
+    shown = overlay(layer, scene)
+    above_bus = np.s_[8:19, 20:70]
+    assert drawn(shown)[above_bus].mean() > 0.5
+    doubtful = layer.assign(confidence=[0.31, 0.9])
+    assert (overlay(doubtful, scene)[above_bus] != shown[above_bus]).any()
+    assert (overlay(doubtful, scene)[30:80, 20:85] == shown[30:80, 20:85]).all()
+
+
+def test_names_stay_in_the_picture(write, overlay):
+    corners = [box(0, 0, 12, 12), box(150, 0, 157, 20), box(150, 85, 157, 90)]
+    layer = objects(*corners, classes=["traffic light", "person", "$dog$"])
+    picture = overlay(layer, write())
+    dark = picture[:, :, :3].max(axis=2) < 0.3
+    light = picture[:, :, :3].min(axis=2) > 0.8
+    letters = dark | light
+    assert letters[1:14, :60].any()
+    assert letters[1:14, 100:].any()
+    assert letters[70:, 100:].any()
+    assert not letters[[0, -1]].any()
+    assert not letters[:, [0, -1]].any()
+
+
+@pytest.mark.parametrize("names", [None, False])
+def test_one_class_is_drawn_as_outlines(write, overlay, names):
+    scene = write()
+    plain = overlay(layer_of(HOUSE), scene)
+    assert_shows_house(plain)
+    layer = objects(HOUSE, classes=["building"])
+    assert (overlay(layer, scene, names=names) == plain).all()
+    assert (overlay(layer, scene, names=True) != plain).any()
+
+
+def test_names_can_be_left_out(write, overlay):
+    layer = objects(BUS, PERSON, classes=["bus", "person"])
+    plain = overlay(layer.drop(columns="class"), write())
+    assert (overlay(layer, write(), names=False) == plain).all()
+
+
+def test_names_need_classes(write, overlay):
+    with pytest.raises(LayerError, match="no column class"):
+        overlay(layer_of(HOUSE), write(), names=True)
+
+
+def test_the_dark_of_a_photograph_is_drawn_dark(write, overlay):
+    night = flat()
+    night[:, :, :120] = 0
+    layer = layer_of(transform=Affine.identity(), crs=None)
+    assert overlay(layer, write(night, crs=None), pixels=True)[50, 60, :3].max() == 0
+
+
 def test_a_picture_is_replaced(write, overlay, tmp_path):
     (tmp_path / "overlay.png").write_text("an older one")
     assert_shows_house(overlay(layer_of(HOUSE), write()))

@@ -8,11 +8,13 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pytest
+import rasterio
 import shapely
 from affine import Affine
 from known_buildings import KnownBuildings, best_ious
 from labelled_scenes import write_image
 from numpy.testing import assert_array_equal
+from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning
 from shapely import Polygon, box
 from shapely.affinity import affine_transform, rotate
@@ -192,6 +194,15 @@ def test_pixel_coordinates_need_no_georeference(write):
     assert layer.crs is None
     assert_finds(layer, TOWN)
     assert layer["area_m2"].sum() == pytest.approx(sum(b.area for b in TOWN), rel=0.01)
+
+
+def test_overviews_serve_the_coarse_pass_and_are_closed(write, town):
+    # Sides of whole coarse pixels: four pixels to one is when an overview is used.
+    scene = write(pixels=noise(272, 280))
+    with rasterio.open(scene, "r+") as dataset:
+        dataset.build_overviews([2, 4], Resampling.average)
+    layer = predict(scene, town)
+    assert_finds(layer, town.polygons)
 
 
 def test_a_crs_can_be_given(write, town):

@@ -1,4 +1,4 @@
-"""From a scene to the chips that a detector wants: its ground resolution, its scaling."""
+"""From a scene to the chips that a detector wants: its ground resolution or size, its scaling."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_ENLARGEMENT = 10
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SceneGrid:
-    """A scene seen at another ground resolution: its grid pixels are resampled raster pixels.
+    """A scene seen at another resolution: its grid pixels are resampled raster pixels.
 
     The grid covers the raster exactly: there is a whole number of grid pixels along each axis,
     and one factor per axis for the whole scene.
@@ -75,13 +75,34 @@ def resample_scene(scene: Scene, gsd_m: float | None) -> SceneGrid:
     )
 
 
+def resize_picture(scene: Scene, short_side: int, long_side: int | None) -> SceneGrid:
+    """See a whole scene at a size in pixels, whatever it shows of the ground.
+
+    There is no range within which a picture is left as it is, and no largest factor: networks of
+    photographs were trained on this very size, thumbnails included.
+
+    Args:
+        scene: The raster.
+        short_side: Pixels along the shorter side.
+        long_side: Most pixels along the longer side; goes before ``short_side``. None = any.
+    """
+    factor = short_side / min(scene.width, scene.height)
+    if long_side is not None:
+        factor = min(factor, long_side / max(scene.width, scene.height))
+    return SceneGrid(
+        scene,
+        width=max(1, round(scene.width * factor)),
+        height=max(1, round(scene.height * factor)),
+    )
+
+
 def read_chip(grid: SceneGrid, window: Window, scaling: Scaling) -> Chip:
     """Read one chip.
 
     Neighbouring chips agree to the grey level where they overlap.
 
     Args:
-        grid: The scene at the detector's ground resolution.
+        grid: The scene at the detector's resolution.
         window: Place of the chip in whole grid pixels; may reach beyond the grid.
         scaling: Pixel values to network input, for the chip to carry.
 

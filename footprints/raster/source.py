@@ -47,6 +47,10 @@ _GDAL_OPTIONS = {
     "GDAL_HTTP_RETRY_DELAY": 1,
 }
 
+# EXIF orientations of photographs that are stored otherwise than they are to be seen. GDAL reports
+# them for JPEG alone.
+_TURNED = frozenset("2345678")
+
 # Source values held at once while resampling; larger windows are read strip by strip.
 _MAX_VALUES = 1 << 25
 
@@ -59,6 +63,7 @@ def open_scene(
     nodata: float | None = None,
     crs: str | CRS | None = None,
     pixels: bool = False,
+    collars: bool = True,
 ) -> Scene:
     """Open a raster: any format GDAL reads, local, ``https://``, ``s3://`` or ``/vsi...``.
 
@@ -70,6 +75,8 @@ def open_scene(
         nodata: Value of pixels without data; goes before the one the file declares.
         crs: CRS of the raster; goes before the one the file declares.
         pixels: Work in plain pixel coordinates and ignore any georeference.
+        collars: Where nothing is declared, black ground around the image is no data. In a
+            photograph the dark may be a night or a wall.
 
     Returns:
         The open scene; use it as a context manager, or close it.
@@ -96,6 +103,8 @@ def open_scene(
             crs=place,
             transform=transform,
             rule=nodata_rule(dataset, chosen, dtype, nodata),
+            collars=collars,
+            turned=dataset.tags().get("EXIF_Orientation") in _TURNED,
             _dataset=dataset,
             _resources=resources.pop_all(),
         )
@@ -123,6 +132,11 @@ class Scene:
     """Raster pixels to CRS units."""
     rule: NodataRule
     """What is declared about pixels without data."""
+    collars: bool
+    """Whether black ground around the image is no data where nothing is declared."""
+    turned: bool
+    """Whether viewers show a photograph turned or mirrored, as its EXIF orientation says; pixels
+    are always read as they are stored."""
     _dataset: DatasetReader
     """The raster at full resolution."""
     _resources: ExitStack
@@ -206,10 +220,12 @@ class Scene:
     @cached_property
     def _overviews(self) -> dict[int, DatasetReader]:
         """The overviews by their factor."""
-        return {
-            factor: self._resources.enter_context(_open_dataset(self.path, overview_level=index))
-            for index, factor in enumerate(self._dataset.overviews(self.bands[0]))
-        }
+        levels = {}
+        for index, factor in enumerate(self._dataset.overviews(self.bands[0])):
+            levels[factor] = _open_dataset(self.path, overview_level=index)
+            # Not as a context: rasterio's is bound to its thread, and another one may be reading.
+            self._resources.callback(levels[factor].close)
+        return levels
 
     def _read_box(
         self, level: DatasetReader, rows: slice, columns: slice
@@ -229,7 +245,7 @@ class Scene:
         with _reading(self.name, box, self.width / level.width):
             stored = level.read(self.bands, window=box, out_dtype=self.dtype)
             data = self.rule.valid(self._dataset, level, box, stored)
-            if not self.rule.declared and is_black(stored, LOSSY_BLACK).any() and self._collar:
+            if self._may_have_collar and is_black(stored, LOSSY_BLACK).any() and self._collar:
                 data &= ~self._collar.covers(
                     stored,
                     (np.arange(left, right) + 0.5) / level.width,
@@ -238,6 +254,10 @@ class Scene:
         pixels[:, *inside] = np.where(data, stored, 0)
         valid[inside] = data
         return pixels, valid
+
+    @property
+    def _may_have_collar(self) -> bool:
+        return self.collars and not self.rule.declared
 
     @cached_property
     def _collar(self) -> Collar | None:

@@ -1,6 +1,7 @@
 """In the end no ground belongs to two footprints: greedy by confidence, whole before cut.
 
-What is mostly covered by better footprints goes; otherwise it loses the ground they cover.
+What is mostly covered by better footprints goes; otherwise it loses the ground they cover. The
+objects of a photograph are no ground: `keep_overlaps` leaves them whole.
 """
 
 from __future__ import annotations
@@ -49,8 +50,21 @@ def make_disjoint(footprints: Footprints, unmatched: Mask) -> Footprints:
     rank = _ranks(footprints, unmatched, overlaps.among(solid))
     polygons = _subtract_better(footprints.polygons, rank, overlaps.among(solid))
     polygons[~solid] = None
-    polygons[_find_stumps(polygons, unmatched)] = None
-    return in_order(_split_parts(footprints.with_polygons(polygons)))
+    return _without_stumps(footprints.with_polygons(polygons), unmatched)
+
+
+def keep_overlaps(footprints: Footprints, unmatched: Mask) -> Footprints:
+    """Leave every overlap as it is: in a photograph, objects stand before one another.
+
+    Args:
+        footprints: n objects, Polygon or MultiPolygon.
+        unmatched: As for `make_disjoint`.
+
+    Returns:
+        Footprints in order of position, parts as `make_disjoint` has them.
+    """
+    polygons = without_slivers(footprints.polygons)
+    return _without_stumps(footprints.with_polygons(polygons), unmatched)
 
 
 def in_order(footprints: Footprints) -> Footprints:
@@ -59,6 +73,13 @@ def in_order(footprints: Footprints) -> Footprints:
     x_min, y_min, x_max, y_max = shapely.bounds(polygons).T
     order = np.lexsort((footprints.scores, y_max, x_max, x_min, y_min))
     return footprints.with_polygons(polygons).take(order)
+
+
+def _without_stumps(footprints: Footprints, unmatched: Mask) -> Footprints:
+    """One footprint per part that is left, in order; those without polygon go, and stumps."""
+    polygons = footprints.polygons.copy()
+    polygons[_find_stumps(polygons, unmatched)] = None
+    return in_order(_split_parts(footprints.with_polygons(polygons)))
 
 
 def _find_stumps(polygons: Polygons, unmatched: Mask) -> Mask:

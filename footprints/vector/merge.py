@@ -3,6 +3,8 @@
 Everything is decided between outlines whose boxes meet, never from the scene as a whole, in grid
 pixels, before any CRS. An outline is *cut* where it comes close to an edge of its chip behind which
 another chip read data; otherwise it is *whole*. Classes play no part: ground has one building.
+Where overlaps are wanted, as in photographs, each class is merged as if there were no other, and
+nothing is made disjoint.
 
 1. Within a chip, blobs over several buildings go, then doubles.
 2. Whole outlines of one building from several chips: the one farthest from its chip's edges stays.
@@ -22,7 +24,7 @@ import shapely
 from numpy.typing import NDArray
 
 from footprints.chip import ChipGrid
-from footprints.vector.disjoint import make_disjoint
+from footprints.vector.disjoint import in_order, keep_overlaps, make_disjoint
 from footprints.vector.joining import join
 from footprints.vector.outlines import Footprints, Mask, Outlines
 from footprints.vector.overlaps import (
@@ -48,7 +50,12 @@ whole one counts, with its own confidence, as it would if the seam were elsewher
 
 
 def merge(
-    outlines: Outlines, grid: ChipGrid, read: NDArray[np.bool_], *, confidence: float = 0.0
+    outlines: Outlines,
+    grid: ChipGrid,
+    read: NDArray[np.bool_],
+    *,
+    confidence: float = 0.0,
+    overlaps: bool = False,
 ) -> Footprints:
     """Merge the outlines of all chips of a scene.
 
@@ -61,10 +68,25 @@ def merge(
             for those that failed.
         confidence: Footprints below it are left out, once seams are settled. Outlines below it are
             of use down to `EVIDENCE_SHARE` of it.
+        overlaps: Footprints may have common ground.
 
     Returns:
-        Footprints without common ground, in order of position.
+        Footprints in order of position, without common ground unless ``overlaps``.
     """
+    outlines = _within_raster(outlines, grid)
+    if not overlaps:
+        return make_disjoint(*_merge_chips(outlines, grid, read, confidence))
+    classes = [outlines.take(outlines.labels == label) for label in np.unique(outlines.labels)]
+    merged = [
+        keep_overlaps(*_merge_chips(each, grid, read, confidence)) for each in classes or [outlines]
+    ]
+    return in_order(Footprints.concatenate(merged))
+
+
+def _merge_chips(
+    outlines: Outlines, grid: ChipGrid, read: NDArray[np.bool_], confidence: float
+) -> tuple[Footprints, Mask]:
+    """Footprints that may still overlap, and which of them a seam cuts without a counterpart."""
     windows = windows_of(grid)
     outlines = outlines.take(outlines.scores >= EVIDENCE_SHARE * confidence)
     outlines = outlines.take(_order(outlines, windows))
@@ -79,7 +101,16 @@ def merge(
     keep &= ~_inside_whole(outlines, sides, overlaps.among(keep))
     footprints, unmatched = join(outlines.take(keep), sides.take(keep), windows)
     sure = footprints.scores >= confidence
-    return make_disjoint(footprints.take(sure), unmatched[sure])
+    return footprints.take(sure), unmatched[sure]
+
+
+def _within_raster(outlines: Outlines, grid: ChipGrid) -> Outlines:
+    """Outlines end where the raster does; a chip, and what a network sees in it, may go on."""
+    beyond = np.any(shapely.bounds(outlines.polygons)[:, 2:] > (grid.width, grid.height), axis=1)
+    polygons = outlines.polygons.copy()
+    raster = shapely.box(0, 0, grid.width, grid.height)
+    polygons[beyond] = largest_parts(shapely.intersection(polygons[beyond], raster))
+    return replace(outlines, polygons=polygons).take(shapely.area(polygons) > 0)
 
 
 def _order(outlines: Outlines, windows: NDArray[np.float64]) -> NDArray[np.intp]:

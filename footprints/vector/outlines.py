@@ -105,7 +105,7 @@ class Outlines:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Footprints:
-    """The buildings of one scene: each once, whole, without overlaps, in order of position."""
+    """The buildings of one scene: each once, whole, in order of position."""
 
     polygons: NDArray[np.object_]
     """(n,) valid shapely Polygon."""

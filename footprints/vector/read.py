@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 
@@ -18,6 +19,12 @@ from footprints.errors import LabelWarning, LayerError
 
 PARQUET_SUFFIXES = frozenset({".parquet", ".geoparquet"})
 """Endings read and written by pyarrow; everything else goes through GDAL."""
+
+NO_CRS = b'"crs": null,\n'
+"""The member of a GeoJSON file in pixel coordinates; without it GeoJSON is WGS 84."""
+_GEOJSON_SUFFIXES = frozenset({".geojson", ".json"})
+_GEOJSON_HEAD_BYTES = 4096
+"""Members of the collection stand before its features, within this many bytes."""
 
 _POLYGONAL = (GeometryType.POLYGON, GeometryType.MULTIPOLYGON)
 
@@ -51,6 +58,8 @@ def read_layer(
             frame = gpd.read_parquet(path)
         else:
             frame = pyogrio.read_dataframe(path, layer=layer or _only_layer(path))
+            if _is_geojson_without_crs(path):
+                frame = frame.set_crs(None, allow_override=True)
     # ValueError: pyarrow's and geopandas' word for damaged files, and text that is not decodable.
     except (DataSourceError, DataLayerError, OSError, ValueError) as err:
         if isinstance(err, LayerError):
@@ -124,6 +133,16 @@ def make_valid_polygons(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
 
 def _is_address(path: str) -> bool:
     return "://" in path or path.startswith("/vsi")
+
+
+def _is_geojson_without_crs(path: str | Path) -> bool:
+    """Whether GeoJSON says that it has no CRS; GDAL takes it for WGS 84 all the same."""
+    path = Path(path)
+    if path.suffix.lower() not in _GEOJSON_SUFFIXES or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(_GEOJSON_HEAD_BYTES).partition(b'"features"')[0]
+    return re.search(rb'"crs"\s*:\s*null', head) is not None
 
 
 def _only_layer(path: str | Path) -> str:

@@ -29,7 +29,12 @@ SAME_WALL_PX = 2.0
 
 
 def settle_wide_roofs(
-    fine: Footprints, coarse: Footprints, grid: ChipGrid, *, coarse_px: float
+    fine: Footprints,
+    coarse: Footprints,
+    grid: ChipGrid,
+    *,
+    coarse_px: float,
+    overlaps: bool = False,
 ) -> Footprints:
     """Take from a coarse pass the roofs that no chip of the fine pass can see whole.
 
@@ -42,22 +47,28 @@ def settle_wide_roofs(
         coarse: Merged footprints of the coarse pass over the same scene, scaled to fine pixels.
         grid: The chips of the fine pass.
         coarse_px: Side of a coarse pixel in fine pixels.
+        overlaps: Footprints may have common ground; only those of one class know of each other.
 
     Returns:
-        Footprints without common ground, in order of position.
+        Footprints in order of position, without common ground unless ``overlaps``.
     """
     wide = coarse.take(_is_complete(coarse, grid) & ~_fits_a_chip(coarse.polygons, grid))
     first, second = shapely.STRtree(fine.polygons).query(wide.polygons, predicate="intersects")
+    if overlaps:
+        same_class = wide.labels[first] == fine.labels[second]
+        first, second = first[same_class], second[same_class]
     wide, roof, piece = _only_needed(fine, wide, first, second, coarse_px * SAME_WALL_PX)
 
     shared = shapely.area(shapely.intersection(wide.polygons[roof], fine.polygons[piece]))
     inside = np.bincount(piece, shared, minlength=len(fine))
     is_fragment = inside >= FRAGMENT_SHARE * shapely.area(fine.polygons)
-    is_neighbour = ~is_fragment[piece]
-    roofs = _without_neighbours(
-        wide.polygons, roof[is_neighbour], fine.polygons[piece[is_neighbour]]
-    )
-    return in_order(Footprints.concatenate([fine.take(~is_fragment), wide.with_polygons(roofs)]))
+    if not overlaps:
+        is_neighbour = ~is_fragment[piece]
+        neighbours = fine.polygons[piece[is_neighbour]]
+        wide = wide.with_polygons(
+            _without_neighbours(wide.polygons, roof[is_neighbour], neighbours)
+        )
+    return in_order(Footprints.concatenate([fine.take(~is_fragment), wide]))
 
 
 def _is_complete(footprints: Footprints, grid: ChipGrid) -> Mask:

@@ -26,7 +26,7 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from shapely import GeometryType
 
 from footprints.errors import OutputError
-from footprints.vector.read import PARQUET_SUFFIXES
+from footprints.vector.read import NO_CRS, PARQUET_SUFFIXES
 
 SUFFIXES = (".gpkg", ".shp", ".parquet", ".geoparquet", ".fgb", ".geojson", ".json")
 """Endings of the files that can be written."""
@@ -61,6 +61,9 @@ _DRIVERS = {
 }
 
 _RFC7946 = {"RFC7946": "YES", "COORDINATE_PRECISION": 7}
+
+_COLLECTION = b'{\n"type": "FeatureCollection",\n'
+"""How GDAL begins a GeoJSON file."""
 
 # What may lie beside a file and belong to it. Left behind by an older file, an index would hide
 # features and a write-ahead log (QGIS holds one while a GeoPackage is open) would be replayed.
@@ -98,9 +101,10 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> None:
 def write_layer(layer: GeoDataFrame, path: str | Path, *, overwrite: bool = False) -> None:
     """Write a layer to a file whose ending names the format.
 
-    GeoJSON is always WGS 84 with seven decimals (RFC 7946), cut at the antimeridian; a layer
-    without CRS is written as it is. An empty layer keeps its columns, except in GeoJSON, which has
-    nowhere to put them.
+    GeoJSON is always WGS 84 with seven decimals (RFC 7946), cut at the antimeridian. A layer
+    without CRS, in pixel coordinates, is written as it is in every format; GeoJSON then says
+    ``"crs": null`` (GeoJSON 2008), which `read_layer` believes and other readers ignore. An empty
+    layer keeps its columns, except in GeoJSON, which has nowhere to put them.
 
     Args:
         layer: Any layer of polygons; the footprint layer's columns fit every format.
@@ -140,9 +144,12 @@ def _write(layer: GeoDataFrame, path: Path) -> None:
         # Through memory: what fails when GDAL closes a file on a full disk is not reported, and
         # SQLite cannot lock on many network drives. The bytes are few beside the layer itself.
         buffer = io.BytesIO()
-        is_placed_geojson = _DRIVERS[suffix] == "GeoJSON" and layer.crs is not None
-        _write_by_gdal(layer, buffer, path, _RFC7946 if is_placed_geojson else {})
-        path.write_bytes(buffer.getbuffer())
+        is_geojson, is_placed = _DRIVERS[suffix] == "GeoJSON", layer.crs is not None
+        _write_by_gdal(layer, buffer, path, _RFC7946 if is_geojson and is_placed else {})
+        content = buffer.getvalue()
+        if is_geojson and not is_placed:
+            content = content.replace(_COLLECTION, _COLLECTION + NO_CRS, 1)
+        path.write_bytes(content)
 
 
 def _write_by_gdal(

@@ -1,5 +1,6 @@
 """Weights files: what they hold, and what is never loaded."""
 
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -75,6 +76,27 @@ def test_metadata_come_back_whole(weights):
     info = read_info(weights)
     assert info == INFO
     assert info.input_spec.scaling == SPEC.scaling
+
+
+def test_sizes_of_pictures_travel_with_the_weights(tmp_path, network):
+    spec = dataclasses.replace(SPEC, gsd_m=None, short_side=800, long_side=1333)
+    info = dataclasses.replace(INFO, input_spec=spec)
+    save_weights(tmp_path / "photos.safetensors", network, info)
+    assert read_info(tmp_path / "photos.safetensors").input_spec == spec
+
+
+def test_weights_from_before_there_were_pictures_are_read(weights):
+    def without_sides(header):
+        del header["input_spec"]["short_side"], header["input_spec"]["long_side"]
+
+    rewrite(weights, without_sides)
+    assert read_info(weights) == INFO
+
+
+def test_a_ground_resolution_and_a_picture_size_do_not_go_together(weights):
+    rewrite(weights, lambda header: header["input_spec"].update(short_side=800))
+    with pytest.raises(WeightsError, match=r"damaged metadata \(.*never both"):
+        read_info(weights)
 
 
 def test_weights_take_two_bytes_a_parameter(weights, network):

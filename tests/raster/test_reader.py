@@ -8,6 +8,7 @@ from pyproj import CRS
 from footprints.chip import ChipGrid, Scaling, Window
 from footprints.errors import RasterError
 from footprints.raster import SceneGrid, open_scene, read_chip, resample_scene
+from footprints.raster.reader import resize_picture
 
 SCALING = Scaling((127.0,) * 3, (128.0,) * 3)
 
@@ -151,3 +152,22 @@ def test_a_grid_can_be_asked_for_by_size(write_scene, noise):
         coarse = SceneGrid(scene, width=30, height=20)
         assert coarse.factor == (4, 4)
         assert read_chip(coarse, Window(0, 0, 32, 32), SCALING).valid.sum() == 600
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "sides", "size"),
+    [
+        pytest.param(64, 48, (80, 133), (107, 80), id="landscape"),
+        pytest.param(48, 64, (80, 133), (80, 107), id="portrait"),
+        pytest.param(100, 40, (80, 133), (133, 53), id="panorama"),
+        pytest.param(100, 40, (80, None), (200, 80), id="panorama without limit"),
+        pytest.param(200, 160, (80, 133), (100, 80), id="shrunk"),
+        pytest.param(81, 80, (80, 133), (81, 80), id="as it is"),
+        pytest.param(4, 3, (80, 133), (107, 80), id="thumbnail"),
+        pytest.param(400, 1, (80, 133), (133, 1), id="a line"),
+    ],
+)
+def test_a_picture_is_resized_by_its_shorter_side(write_scene, noise, width, height, sides, size):
+    with open_scene(write_scene(noise(1, height, width))) as scene:
+        grid = resize_picture(scene, *sides)
+    assert (grid.width, grid.height) == size

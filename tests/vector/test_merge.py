@@ -1,6 +1,7 @@
 """Merging across seams, by exactly clipped outlines and by detectors of known buildings."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -341,3 +342,18 @@ def test_merging_takes_time_in_proportion_to_the_instances():
         return (time.process_time() - start) / len(town)
 
     assert seconds(4000) < 3 * seconds(1000)
+
+
+def test_classes_that_overlap_are_merged_as_if_alone() -> None:
+    grid = ChipGrid(200, 300, 200, 100)
+    bus, person = box(20, 40, 280, 160), box(120, 60, 180, 190)
+    things = [exact_outlines([thing], grid) for thing in (bus, person)]
+    outlines = Outlines.concatenate(
+        replace(each, labels=np.full(len(each), label)) for label, each in enumerate(things)
+    )
+    read = np.ones(len(grid), dtype=bool)
+    found = merge(outlines, grid, read, overlaps=True)
+    assert found.labels.tolist() == [0, 1]
+    assert shapely.hausdorff_distance(found.polygons, np.array([bus, person])).max() < 1e-6
+    assert common_ground(merge(outlines, grid, read)) < 1e-6
+    assert len(merge(Outlines.empty(), grid, read, overlaps=True)) == 0

@@ -1,5 +1,7 @@
 """Roofs wider than a chip, for detectors that are blind where a chip shows only roof."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import shapely
@@ -95,3 +97,16 @@ def test_neighbours_keep_the_ground_that_the_coarse_outline_overlaps():
     fine = Footprints.concatenate([as_footprints(neighbour), as_footprints(fragment, cut=True)])
     found = settle_wide_roofs(fine, as_footprints(ROOF), GRID, coarse_px=4)
     assert [p.area for p in found.polygons] == [ROOF.difference(neighbour).area, neighbour.area]
+
+
+def test_where_objects_overlap_only_those_of_one_class_are_fragments() -> None:
+    grid = ChipGrid(HEIGHT, WIDTH, 128, 32)
+    bus = as_footprints(box(70, 90, 430, 350))
+    piece = as_footprints(box(72, 92, 190, 200), cut=True)
+    person = replace(as_footprints(box(200, 120, 260, 240), cut=True), labels=np.array([1]))
+    fine = Footprints.concatenate([piece, person])
+    found = settle_wide_roofs(fine, bus, grid, coarse_px=4, overlaps=True)
+    assert found.labels.tolist() == [0, 1]
+    assert found.polygons[0].equals(bus.polygons[0])
+    assert found.polygons[1].equals(person.polygons[0])
+    assert len(settle_wide_roofs(fine, bus, grid, coarse_px=4)) == 1

@@ -17,7 +17,7 @@ from pyogrio.errors import DataSourceError
 from pyproj import CRS
 from shapely import box
 
-from footprints.errors import OutputError
+from footprints.errors import LayerError, OutputError
 from footprints.vector import write
 from footprints.vector.layer import COLUMNS, check_layer
 from footprints.vector.read import read_layer
@@ -86,19 +86,39 @@ def test_an_empty_geojson_is_valid(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "desert.geojson").read_text())["features"] == []
 
 
-@pytest.mark.parametrize("suffix", [".gpkg", ".shp", ".parquet", ".fgb"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_pixel_coordinates_stay_pixel_coordinates(tmp_path: Path, suffix: str) -> None:
     layer, path = footprint_layer(crs=None), tmp_path / f"pixels{suffix}"
     write_layer(layer, path)
     read = read_layer(path, needs_crs=False)
     assert read.crs is None
-    assert read.total_bounds == pytest.approx(layer.total_bounds, abs=1e-9)
+    assert tuple(read.columns) == (*COLUMNS, "geometry")
+    moved = read.sort_values("id").geometry.to_numpy()
+    assert shapely.hausdorff_distance(moved, layer.geometry.to_numpy()).max() <= 1e-9
 
 
-def test_geojson_without_crs_holds_the_coordinates_as_they_are(tmp_path: Path) -> None:
-    layer, path = footprint_layer(crs=None), tmp_path / "pixels.geojson"
+def test_geojson_in_pixel_coordinates_says_so_and_holds_them_as_they_are(tmp_path: Path) -> None:
+    layer, path = footprint_layer(1, crs=None), tmp_path / 'odd "features": [.geojson'
     write_layer(layer, path)
-    assert read_layer(path).total_bounds == pytest.approx(layer.total_bounds, abs=1e-9)
+    collection = json.loads(path.read_text())
+    assert collection["crs"] is None
+    assert collection["name"] == path.stem
+    (feature,) = collection["features"]
+    shell = shapely.get_coordinates(layer.geometry.iloc[0].exterior)
+    written = np.array(feature["geometry"]["coordinates"][0])
+    assert set(map(tuple, written)) == set(map(tuple, shell))
+    with pytest.raises(LayerError, match="has no coordinate reference system"):
+        read_layer(path)
+
+
+def test_geojson_that_says_nothing_of_a_crs_is_wgs84(tmp_path: Path) -> None:
+    path = tmp_path / "town.geojson"
+    write_layer(footprint_layer(crs=None), path)
+    collection = json.loads(path.read_text())
+    del collection["crs"]
+    collection["features"][0]["properties"]["crs"] = None
+    path.write_text(json.dumps(collection))
+    assert read_layer(path).crs == "EPSG:4326"
 
 
 def test_geojson_is_wgs84_with_seven_decimals_and_counter_clockwise(tmp_path: Path) -> None:
