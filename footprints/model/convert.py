@@ -89,7 +89,8 @@ def convert_weights(
     if norm_eps is None:
         frozen = not any(tensor.endswith(_COUNTER) for tensor in given)
         norm_eps = 0.0 if frozen and not name.endswith("_v2") else _NORM_EPS
-    model = MaskRCNN(config)
+    with torch.device("meta"):  # every tensor is given, so that none need be drawn
+        model = MaskRCNN(config)
     _fill(model, _ours(given, config, norm_eps), source, name)
     info = WeightsInfo(
         name=name,
@@ -281,4 +282,4 @@ def _fill(model: MaskRCNN, tensors: Mapping[str, Tensor], source: Path, name: st
         )
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise WeightsError(f"{source} holds values that are not finite; get it again")
-    model.load_state_dict(dict(tensors), strict=False)
+    model.load_state_dict(dict(tensors), assign=True)
