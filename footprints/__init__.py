@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from footprints.config import RunConfig, load_config
     from footprints.errors import FootprintsError, FootprintsWarning
     from footprints.evaluation import Report, evaluate
+    from footprints.model.convert import convert_weights
     from footprints.model.detector import load_detector
     from footprints.pictures import save_overlay
 
@@ -26,6 +27,7 @@ _HOMES = {
     "FootprintsWarning": "footprints.errors",
     "Report": "footprints.evaluation",
     "RunConfig": "footprints.config",
+    "convert_weights": "footprints.model.convert",
     "evaluate": "footprints.evaluation",
     "load_config": "footprints.config",
     "load_detector": "footprints.model.detector",
@@ -40,6 +42,7 @@ __all__ = [
     "Report",
     "RunConfig",
     "__version__",
+    "convert_weights",
     "evaluate",
     "load_config",
     "load_detector",

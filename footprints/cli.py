@@ -247,6 +247,32 @@ def evaluate(
 
 
 @app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="State dict of a torchvision detection model.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Weights: .safetensors")],
+    norm_eps: Annotated[
+        float | None,
+        typer.Option(
+            help="Epsilon of the trunk's norms; default: as torchvision has it with its weights."
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Turn weights of torchvision's Faster or Mask R-CNN (ResNet-50, FPN) into ours.
+
+    Example: footprints convert maskrcnn_resnet50_fpn_coco.pth -o coco.safetensors
+    """
+    _configure(quiet=quiet, verbose=verbose)
+    from footprints.model.convert import convert_weights
+
+    done = convert_weights(source, output, norm_eps=norm_eps, overwrite=overwrite)
+    if not quiet:
+        print(f"{done.name} with {len(done.model.classes)} classes is in {output}")
+
+
+@app.command()
 def info(
     path: Annotated[str, typer.Argument(help="A raster, or weights.")],
     verbose: Verbose = False,

@@ -20,6 +20,7 @@ from footprints.errors import ConfigError
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+Norm = Literal["none", "frozen", "live"]
 
 
 class Settings(BaseModel):
@@ -35,7 +36,8 @@ class BackboneConfig(Settings):
     """Trunk and feature pyramid."""
 
     name: str = "tf_efficientnet_lite0"
-    """Any timm model with ``features_only`` and strides 4, 8, 16, 32."""
+    """Any timm model with ``features_only`` and strides 4, 8, 16, 32, such as resnet18, resnet50,
+    resnet101, resnext101_64x4d; a tag after a point chooses among its weights."""
     pretrained: bool | str = False
     """True: timm's own weights from its hub. A path: a local ``.pth`` or ``.safetensors`` file of
     the timm model or of its tensors in the same order. False: random."""
@@ -47,6 +49,8 @@ class BackboneConfig(Settings):
     """A feature pyramid, or stage 4 alone with stage 5 as the start of the heads (ResNets only)."""
     channels: Count = 128
     """Channels of every pyramid level."""
+    fpn_norm: Norm = "none"
+    """Batch norms after the convolutions of the pyramid, instead of biases."""
 
 
 class RPNConfig(Settings):
@@ -56,6 +60,11 @@ class RPNConfig(Settings):
     """Anchor side in pixels: one per pyramid level P2, P3, ...; with C4 all on its one level."""
     anchor_ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
     """Height over width."""
+    anchor_offset: Share = 0.5
+    """Where in its feature pixel an anchor is centred, as a share of the stride; 0 is the upper
+    left corner, as torchvision has it."""
+    anchor_rounding: bool = False
+    """Corners at whole pixels from the centre, as torchvision has them."""
     positive_iou: Share = 0.7
     negative_iou: Share = 0.3
     samples: Count = 256
@@ -70,6 +79,8 @@ class RPNConfig(Settings):
     test_pre_nms: Count = 1000
     test_post_nms: Count = 1000
     nms_iou: Share = 0.7
+    min_side_px: Annotated[float, Field(ge=0)] = 1.0
+    """Proposals with a shorter side are dropped."""
 
 
 class RoIConfig(Settings):
@@ -86,9 +97,14 @@ class RoIConfig(Settings):
     canonical_side_px: Positive = 224
     """A box of this side is read from the canonical level, smaller ones from finer levels."""
     canonical_level: Annotated[int, Field(ge=2, le=5)] = 4
+    aligned: bool = True
+    """RoIAlign with feature pixels centred at a half, as images have them. False: at whole
+    numbers, half a feature pixel off, as torchvision's detection models were trained."""
 
     @model_validator(mode="after")
     def _can_be_reduced(self) -> Self:
+        if not self.aligned and self.op != "align":
+            raise ValueError(f"aligned can be false for op align only, got op {self.op}")
         if self.op == "pool" and self.reduce != "maximum":
             raise ValueError("op pool takes the maximum of a bin; set reduce to maximum")
         if self.reduce == "maximum" and self.op != "pool" and self.sampling_ratio == 0:
@@ -103,6 +119,8 @@ class BoxHeadConfig(Settings):
     convs: Annotated[int, Field(ge=0)] = 0
     """3 x 3 convolutions before the fully connected layers."""
     conv_width: Count = 256
+    norm: Norm = "none"
+    """Batch norms after the convolutions, instead of biases."""
     average: bool = False
     """Average the cells of a box before the fully connected layers, as ResNets end, instead of
     giving each cell weights of its own."""
@@ -138,6 +156,8 @@ class FCNMaskConfig(MaskSettings):
     convs: Annotated[int, Field(ge=0)] = 4
     width: Count = 256
     """Channels of the convolutions and of the deconvolution."""
+    norm: Norm = "none"
+    """Batch norms after the convolutions, instead of biases."""
 
 
 class MLPMaskConfig(MaskSettings):
@@ -191,6 +211,8 @@ class DetectionConfig(Settings):
 
     score_threshold: Share = 0.05
     nms_iou: Share = 0.5
+    min_side_px: Annotated[float, Field(ge=0)] = 1.0
+    """Boxes with a shorter side are dropped."""
     max_per_chip: Count = 500
     """Reaching it is reported, never silent."""
 
@@ -315,6 +337,9 @@ class OptimizerConfig(Settings):
     """Never on norms and biases."""
     momentum: Share = 0.9
     """For sgd."""
+    schedule: Literal["cosine", "step"] = "cosine"
+    """After the warm-up: half a cosine down to zero, or a tenth from three quarters of the steps
+    on, as in the Mask R-CNN paper."""
     warmup_steps: Annotated[int, Field(ge=0)] = 200
     trunk_factor: Positive = 1.0
     """Learning rate of the pretrained trunk, relative to the rest."""
@@ -336,7 +361,7 @@ class TrainConfig(Settings):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """16-bit formats pay on a GPU; on a CPU the backward pass is slower in them."""
     start_from: str | None = None
-    """Weights of ours to start from."""
+    """Weights of ours, or converted ones, to start from; heads that do not fit start anew."""
 
 
 class RunConfig(Settings):

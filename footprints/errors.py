@@ -65,5 +65,9 @@ class SeamWarning(FootprintsWarning):
     """Footprints wider than the chip overlap were joined from parts."""
 
 
+class StartWarning(FootprintsWarning):
+    """Training starts from weights that fit the network only in part."""
+
+
 class LabelWarning(FootprintsWarning):
     """Labels were repaired, reprojected or left out."""

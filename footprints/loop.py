@@ -31,6 +31,8 @@ from footprints.vector.trace import trace
 
 _IOU = 0.5
 """What counts as found in validation."""
+_STEP_AT = 0.75
+"""Share of the steps after which the step schedule goes down, as in arXiv 1703.06870."""
 _UNKNOWN_CONFIDENCE = 0.5
 """Where nothing has validated yet."""
 _PLATEAU = 0.995
@@ -140,7 +142,7 @@ class DetectionTask(lightning.LightningModule):
         self.confidence = checkpoint["confidence"]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """No decay on norms and biases; linear warm-up, then a half cosine down to zero."""
+        """No decay on norms and biases; linear warm-up, then as `OptimizerConfig` says."""
         settings = self.config.optimizer
         optimizer = make_optimizer(self.model, settings)
         total = int(self.trainer.estimated_stepping_batches)
@@ -148,6 +150,8 @@ class DetectionTask(lightning.LightningModule):
         def factor(step: int) -> float:
             if step < settings.warmup_steps:
                 return (step + 1) / settings.warmup_steps
+            if settings.schedule == "step":
+                return 1.0 if step < _STEP_AT * total else 0.1
             done = (step - settings.warmup_steps) / max(total - settings.warmup_steps, 1)
             return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 

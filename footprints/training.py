@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import lightning
@@ -36,7 +37,8 @@ from footprints.data.targets import Sample
 from footprints.errors import OutputError, TrainingError
 from footprints.loop import DetectionTask, WriteWeights
 from footprints.model.allocator import keep_freed_memory
-from footprints.model.checkpoint import WeightsInfo, load_tensors
+from footprints.model.backbone import trunk_scaling
+from footprints.model.checkpoint import WeightsInfo, read_info, start_from
 from footprints.model.mask_rcnn import MaskRCNN
 from footprints.raster.scaling import measure_value_range
 from footprints.raster.source import open_scene
@@ -159,7 +161,7 @@ def _split(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) -> Spli
 
 
 def _input_spec(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) -> InputSpec:
-    """One scaling for all scenes: the range of the first one's pixels, about (-1, 1)."""
+    """What chips look like: one pixel type, range and scaling for all scenes."""
     types = {image.dtype: image.path for images in scenes for image in images}
     if len(types) > 1:
         named = ", ".join(f"{dtype} ({path})" for dtype, path in types.items())
@@ -175,27 +177,40 @@ def _input_spec(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) ->
         for band in zip(*ranges, strict=True)
     )
     (dtype,) = types
-    if dtype == "uint8":
-        # What the ImageNet weights of the trunk were trained with.
-        mean, std = (127.0,) * config.model.bands, (128.0,) * config.model.bands
-    else:
-        mean = tuple((low + high) / 2 for low, high in value_range)
-        std = tuple(max(high - low, 1e-6) / 2 for low, high in value_range)
     return InputSpec(
         bands=config.model.bands,
         gsd_m=config.data.gsd_m,
-        scaling=Scaling(mean, std),
+        scaling=_scaling(config, dtype, value_range),
         dtype=dtype,
         value_range=value_range,
         multiple=STRIDE,
     )
 
 
+def _scaling(config: RunConfig, dtype: str, value_range: Sequence[tuple[float, float]]) -> Scaling:
+    """That of the weights to start from, or that of the trunk's; else the range to (-1, 1)."""
+    bands = config.model.bands
+    given = None
+    if config.train.start_from is not None:
+        spec = read_info(_path(config.train.start_from, config.data)).input_spec
+        given = spec.scaling if spec.dtype == dtype else None
+    elif dtype == "uint8":
+        given = trunk_scaling(config.model.backbone.name)
+    if given is None:
+        mean = tuple((low + high) / 2 for low, high in value_range)
+        std = tuple(max(high - low, 1e-6) / 2 for low, high in value_range)
+        return Scaling(mean, std)
+    if len(given.mean) == bands:
+        return given
+    # Which band is which is not known: they all get the mean of those that were given.
+    return Scaling((fmean(given.mean),) * bands, (fmean(given.std),) * bands)
+
+
 def _network(config: RunConfig) -> MaskRCNN:
     torch.manual_seed(config.train.seed)
     model = MaskRCNN(config.model)
     if config.train.start_from is not None:
-        load_tensors(model, _path(config.train.start_from, config.data))
+        start_from(model, _path(config.train.start_from, config.data))
     return model.to(memory_format=torch.channels_last)
 
 

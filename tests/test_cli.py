@@ -343,6 +343,34 @@ def test_evaluate_prints_and_writes_figures(folder):
     assert (quiet.exit_code, quiet.stdout, quiet.stderr) == (0, "", "")
 
 
+def test_convert_says_what_it_read_and_passes_its_options_on(folder, monkeypatch):
+    asked = {}
+
+    def convert(source, output, **options):
+        asked.update(options, source=source, output=output)
+        return WeightsInfo("maskrcnn_resnet50_fpn", tiny_config(), SPEC)
+
+    monkeypatch.setattr("footprints.model.convert.convert_weights", convert)
+    result = run("convert", "a.pth", "-o", "a.safetensors", "--norm-eps", 0.001, "--overwrite")
+    assert result.stdout == "maskrcnn_resnet50_fpn with 1 classes is in a.safetensors\n"
+    assert asked == {
+        "source": Path("a.pth"),
+        "output": Path("a.safetensors"),
+        "norm_eps": 0.001,
+        "overwrite": True,
+    }
+    assert run("convert", "a.pth", "-o", "a.safetensors", "-q").stdout == ""
+    assert asked["norm_eps"] is None
+
+
+def test_convert_fails_with_one_line(folder):
+    torch.save({"a": torch.zeros(2)}, "a.pth")
+    result = run("convert", "a.pth", "-o", "a.safetensors")
+    assert (result.exit_code, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("footprints: a.pth is of no architecture that can be converted")
+
+
 def test_info_describes_a_scene(folder):
     result = run("info", "scene.tif")
     assert result.exit_code == 0
@@ -378,7 +406,7 @@ def test_the_version_is_the_packages(folder):
     assert result.stdout == f"footprints {version('building-footprints')}\n"
 
 
-@pytest.mark.parametrize("command", ["predict", "train", "evaluate", "info"])
+@pytest.mark.parametrize("command", ["predict", "train", "evaluate", "convert", "info"])
 def test_every_command_has_help_with_an_example(command):
     result = run(command, "--help")
     assert result.exit_code == 0

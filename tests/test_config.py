@@ -59,7 +59,7 @@ def test_a_resolved_configuration_reads_as_itself(write):
         ),
         pytest.param(
             "model: {backbone: {depth: 50}}\n",
-            r"unknown key model\.backbone\.depth; known keys: channels, frozen_stages, name",
+            r"unknown key model\.backbone\.depth; known keys: channels, fpn_norm, frozen_stages",
             id="two levels down",
         ),
         pytest.param(

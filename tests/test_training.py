@@ -23,10 +23,10 @@ from footprints.chip import InputSpec, Scaling
 from footprints.config import OptimizerConfig, RunConfig, load_config
 from footprints.errors import OutputError, TrainingError
 from footprints.loop import DetectionTask, choose_confidence, make_optimizer, read_metrics
-from footprints.model.checkpoint import read_info
+from footprints.model.checkpoint import WeightsInfo, read_info, save_weights
 from footprints.model.detector import load_detector
 from footprints.pipeline import predict
-from footprints.training import train
+from footprints.training import _scaling, train
 
 SIDE = 224
 
@@ -208,7 +208,7 @@ def test_predictions_come_from_the_average_where_one_is_kept():
 
 def test_the_average_follows_quickly_at_first_and_slowly_later():
     task = make_task(average=0.9)
-    weight, average = task.model.rpn.conv.weight, task.best.rpn.conv.weight
+    weight, average = (n.rpn.objectness.weight for n in (task.model, task.best))
     with torch.no_grad():
         weight.zero_()
     task.on_train_batch_end()
@@ -265,6 +265,42 @@ def test_the_rate_rises_linearly_and_falls_along_half_a_cosine(warmup, monkeypat
         assert factors[100] == pytest.approx(0)
         assert np.all(np.diff(factors[warmup:]) < 0)
     assert all(0 <= factor <= 1 and math.isfinite(factor) for factor in factors)
+
+
+def test_the_step_schedule_goes_down_to_a_tenth_at_three_quarters(monkeypatch):
+    task = make_task(warmup_steps=10, learning_rate=1.0, schedule="step")
+    monkeypatch.setattr(DetectionTask, "trainer", StubTrainer())
+    schedule = task.configure_optimizers()["lr_scheduler"]["scheduler"]
+    factors = [schedule.lr_lambdas[0](step) for step in range(101)]
+    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert factors[10:] == [1.0] * 65 + [0.1] * 26
+
+
+def scaling_for(dtype: str, *, bands: int = 3, start_from: Path | None = None) -> Scaling:
+    given = {
+        "data": {"scenes": [{"images": ["a.tif"], "labels": "a.gpkg"}]},
+        "model": {"bands": bands, "backbone": {"name": "resnet50.tv_in1k"}},
+        "train": {"start_from": None if start_from is None else str(start_from)},
+    }
+    return _scaling(RunConfig.model_validate(given), dtype, ((10.0, 110.0),) * bands)
+
+
+def test_pixels_are_scaled_as_the_weights_of_the_trunk_want_them():
+    three = scaling_for("uint8")
+    assert three.mean == pytest.approx((123.675, 116.28, 103.53))
+    assert three.std == pytest.approx((58.395, 57.12, 57.375))
+    one = scaling_for("uint8", bands=1)
+    assert one.mean == pytest.approx((np.mean(three.mean),))
+    assert scaling_for("uint16") == Scaling((60.0,) * 3, (50.0,) * 3)
+
+
+def test_pixels_are_scaled_as_the_weights_to_start_from_were_trained(tmp_path):
+    path, scaling = tmp_path / "start.safetensors", Scaling((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+    spec = InputSpec(bands=3, gsd_m=0.3, scaling=scaling, dtype="uint8")
+    save_weights(path, tiny_network(), WeightsInfo("tiny", tiny_config(), spec))
+    assert scaling_for("uint8", start_from=path) == scaling
+    assert scaling_for("uint8", start_from=path, bands=2) == Scaling((2.0,) * 2, (5.0,) * 2)
+    assert scaling_for("uint16", start_from=path) == Scaling((60.0,) * 3, (50.0,) * 3)
 
 
 def test_the_confidence_is_where_f1_is_best():

@@ -9,22 +9,21 @@ import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import timm
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.layers import freeze_batch_norm_2d  # type: ignore[attr-defined]
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from footprints.chip import Scaling
 from footprints.config import BackboneConfig
 from footprints.errors import ConfigError, WeightsError
+from footprints.model.convolutions import norm_layer
 from footprints.model.roi import RoIFeatures
+from footprints.model.tensor_files import adapt_bands, read_tensors
 
 STRIDES = (4, 8, 16, 32, 64)
 
@@ -63,6 +62,7 @@ class PyramidBackbone(nn.Module):
             stages.channels()[self.skipped :],
             config.channels,
             extra_blocks=LastLevelMaxPool(),
+            norm_layer=norm_layer(config.fpn_norm),
         )
         _freeze_stages(self.trunk, config)
 
@@ -135,8 +135,7 @@ def make_backbone(bands: int, config: BackboneConfig) -> PyramidBackbone | C4Bac
 
 
 def _create_trunk(bands: int, config: BackboneConfig, options: dict[str, Any]) -> nn.Module:
-    if config.name not in timm.list_models(config.name):
-        raise ConfigError(f"timm has no backbone {config.name!r}; see timm.list_models()")
+    _check_known(config.name)
     hub = config.pretrained is True
     try:
         trunk: nn.Module = timm.create_model(config.name, pretrained=hub, in_chans=bands, **options)
@@ -152,9 +151,26 @@ def _create_trunk(bands: int, config: BackboneConfig, options: dict[str, Any]) -
     return trunk
 
 
+def _check_known(name: str) -> None:
+    """A trunk's name may end in a tag that says which of its weights are meant."""
+    if name not in timm.list_models(name, pretrained="." in name):
+        raise ConfigError(f"timm has no backbone {name!r}; see timm.list_models()")
+
+
+def trunk_scaling(name: str) -> Scaling:
+    """How the weights that timm has for a trunk want 8-bit bands to be scaled.
+
+    Raises:
+        ConfigError: timm knows no such trunk.
+    """
+    _check_known(name)
+    given: Any = timm.get_pretrained_cfg(name)
+    return Scaling(tuple(255 * m for m in given.mean), tuple(255 * s for s in given.std))
+
+
 def _load_local(trunk: nn.Module, path: Path, bands: int) -> None:
     """Fill a trunk from a file of its tensors: by name, or else in the order of a ``.pth``."""
-    given = _read_tensors(path)
+    given = read_tensors(path)
     state = trunk.state_dict()
     names = [n for n in state if not n.endswith(_COUNTER)]
     by_name = {_plain(name): tensor for name, tensor in given.items()}
@@ -169,7 +185,7 @@ def _load_local(trunk: nn.Module, path: Path, bands: int) -> None:
         tensors = [t for n, t in given.items() if not n.endswith(_COUNTER)]
     if len(tensors) < len(names):
         raise WeightsError(f"{path} holds {len(tensors)} tensors, the trunk {len(names)}")
-    tensors[0] = _adapt_bands(tensors[0], bands)
+    tensors[0] = adapt_bands(tensors[0], bands)
     for name, tensor in zip(names, tensors, strict=False):
         if tensor.shape != state[name].shape:
             raise WeightsError(
@@ -180,36 +196,9 @@ def _load_local(trunk: nn.Module, path: Path, bands: int) -> None:
     trunk.load_state_dict(state)
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise WeightsError(f"pretrained weights {path} are missing")
-    try:
-        if path.suffix == ".safetensors":
-            given = load_file(path)
-        else:
-            given = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as err:
-        raise WeightsError(
-            f"{path} is not a readable file of tensors ({type(err).__name__}); get it again"
-        ) from err
-    if not isinstance(given, dict) or not all(isinstance(t, Tensor) for t in given.values()):
-        raise WeightsError(f"{path} holds more than tensors by name; save a plain state dict")
-    return given
-
-
 def _plain(name: str) -> str:
     """A tensor's name whether or not timm has flattened the trunk (``stages_0``, ``stages.0``)."""
     return name.replace("_", ".")
-
-
-def _adapt_bands(weight: Tensor, bands: int) -> Tensor:
-    """Input filters (O, 3, h, w) for any number of bands: a grey image gives the same response."""
-    given = weight.shape[1]
-    if weight.dim() != 4 or given == bands:
-        return weight
-    repeated = weight.repeat(1, -(-bands // given), 1, 1)[:, :bands]
-    missing = (weight.sum(dim=1, keepdim=True) - repeated.sum(dim=1, keepdim=True)) / bands
-    return repeated + missing
 
 
 def _freeze_stages(trunk: nn.Module, config: BackboneConfig) -> None:

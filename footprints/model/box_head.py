@@ -24,11 +24,11 @@ from footprints.model.boxes import (
     match_boxes,
     sample_matches,
 )
+from footprints.model.convolutions import convolutions
 from footprints.model.roi import RoIFeatures, RoIs, pool_rois
 from footprints.model.targets import Target
 
 _WEIGHTS = (10.0, 10.0, 5.0, 5.0)
-_SMALLEST_PX = 1.0
 
 
 class Samples(NamedTuple):
@@ -70,12 +70,8 @@ class BoxHead(nn.Module):
         super().__init__()
         self.config = config
         self.num_classes = num_classes
-        self.convs = nn.Sequential()
-        for _ in range(config.convs):
-            conv = nn.Conv2d(channels, config.conv_width, 3, padding=1)
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-            self.convs.extend((conv, nn.ReLU()))
+        self.convs = convolutions(channels, config.conv_width, config.convs, config.norm)
+        if config.convs:
             channels = config.conv_width
         self.layers = nn.Sequential()
         features = channels if config.average else channels * side**2
@@ -170,7 +166,8 @@ class BoxHead(nn.Module):
         boxes = clip_boxes(
             decode_boxes(offsets[row, label], rois.boxes[row], _WEIGHTS), *image_size
         )
-        large = ((boxes[:, 2:] - boxes[:, :2]) >= _SMALLEST_PX).all(dim=1).nonzero().squeeze(1)
+        sides = boxes[:, 2:] - boxes[:, :2]
+        large = (sides >= config.min_side_px).all(dim=1).nonzero().squeeze(1)
         groups = image_index * self.num_classes + label
         keep = large[batched_nms(boxes[large], score[large], groups[large], config.nms_iou)]
         keep = keep[image_index[keep].argsort(stable=True)]

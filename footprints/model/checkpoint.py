@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ from torch import Tensor
 
 from footprints.chip import InputSpec, Scaling
 from footprints.config import ModelConfig, parse_config
-from footprints.errors import OutputError, WeightsError
+from footprints.errors import OutputError, StartWarning, WeightsError
 from footprints.model.mask_rcnn import MaskRCNN
+from footprints.model.tensor_files import adapt_bands
 
 FORMAT_VERSION = 1
 _KEY = "footprints"
+_PREDICTOR = "mask_head.point_head.predictor.weight"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,12 +49,18 @@ class WeightsInfo:
 def save_weights(path: str | Path, model: MaskRCNN, info: WeightsInfo) -> None:
     """Write a network in half precision, beside its place and then renamed.
 
+    Vectors stay in single precision: they are few, and the variances that norms divide by can be
+    smaller and larger than half precision goes.
+
     Raises:
         OutputError: The file cannot be written; an earlier one is left as it was.
     """
     path = Path(path)
     tensors = {
-        name: tensor.detach().cpu().contiguous().to(torch.float16)
+        name: tensor.detach()
+        .cpu()
+        .contiguous()
+        .to(torch.float16 if tensor.dim() > 1 else torch.float32)
         for name, tensor in model.state_dict().items()
         if tensor.is_floating_point()
     }
@@ -120,20 +130,80 @@ def load_tensors(model: MaskRCNN, path: str | Path) -> None:
         WeightsError: The file is missing or not ours; a tensor is missing, left over, or of another
             shape.
     """
-    _read_header(Path(path))
-    with safe_open(path, framework="pt") as file:
-        given: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    wanted = {n: t for n, t in model.state_dict().items() if t.is_floating_point()}
-    wrong = sorted(
-        name
-        for name in wanted.keys() | given.keys()
-        if name not in wanted or name not in given or wanted[name].shape != given[name].shape
-    )
-    if wrong:
+    given = _tensors(Path(path))
+    if wrong := misfits(model, given):
         raise WeightsError(
             f"{path} does not fit its network: {len(wrong)} tensors differ, first {wrong[0]}"
         )
-    model.load_state_dict({n: t.float() for n, t in given.items()}, strict=False)
+    model.load_state_dict(given, strict=False)
+
+
+def start_from(model: MaskRCNN, path: str | Path) -> None:
+    """Take over what fits from the weights of a network with other classes, bands or heads.
+
+    The first convolution is adapted to the number of bands. Of a point head for other classes,
+    what reads the features is taken over, and what reads the coarse logits starts anew.
+
+    Args:
+        model: Its other tensors stay as they are.
+        path: A weights file.
+
+    Warns:
+        StartWarning: Some tensors start anew; names them.
+
+    Raises:
+        WeightsError: The file is missing or not ours, or its trunk and pyramid are others.
+    """
+    given = _tensors(Path(path))
+    wanted = {n: t for n, t in model.state_dict().items() if t.is_floating_point()}
+    taken = {n: t for n, t in given.items() if n in wanted and t.shape == wanted[n].shape}
+    adapted = _adapted({n: t for n, t in given.items() if n not in taken}, wanted)
+    anew = [n for n in wanted if n not in taken and n not in adapted]
+    if others := [n for n in anew if n.startswith("backbone.")]:
+        raise WeightsError(
+            f"cannot start from {path}: its backbone is another, {len(others)} tensors differ, "
+            f"first {others[0]}; set model.backbone to what those weights have"
+        )
+    model.load_state_dict(taken | adapted, strict=False)
+    if anew or adapted:
+        warnings.warn(
+            f"{path}: {len(taken)} tensors are taken over; adapted to other bands or classes: "
+            f"{', '.join(adapted) or 'none'}; start anew: {', '.join(anew) or 'none'}",
+            StartWarning,
+            stacklevel=2,
+        )
+
+
+def _adapted(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors for other bands or classes, of which a part can be taken over."""
+    adapted = {}
+    first = next(n for n, t in wanted.items() if n.startswith("backbone.trunk.") and t.dim() == 4)
+    if first in given:
+        adapted[first] = adapt_bands(given[first], wanted[first].shape[1])
+    for layer in ("fc1", "fc2", "fc3"):
+        name = f"mask_head.point_head.{layer}.weight"
+        if name in given and name in wanted:
+            # Features first, coarse logits last: one for each row of the predictor.
+            features = given[name].shape[1] - len(given[_PREDICTOR])
+            adapted[name] = torch.cat((given[name][:, :features], wanted[name][:, features:]), 1)
+    return {n: t for n, t in adapted.items() if t.shape == wanted[n].shape}
+
+
+def misfits(model: MaskRCNN, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors that are missing, left over, or of another shape than the network's."""
+    wanted = {n: t for n, t in model.state_dict().items() if t.is_floating_point()}
+    return sorted(
+        name
+        for name in wanted.keys() | tensors.keys()
+        if name not in wanted or name not in tensors or wanted[name].shape != tensors[name].shape
+    )
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a weights file of ours, in single precision."""
+    _read_header(path)
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
 
 
 def _read_header(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from footprints.config import FCNMaskConfig, MLPMaskConfig
+from footprints.model.convolutions import convolutions
 from footprints.model.masks import (
     MaskGrids,
     MaskTargets,
@@ -101,22 +102,13 @@ def _cells(logits: Tensor) -> Tensor:
 
 
 def _convolutions(channels: int, out: int, config: FCNMaskConfig) -> nn.Sequential:
-    layers = nn.Sequential()
-    for _ in range(config.convs):
-        conv = nn.Conv2d(channels, config.width, 3, padding=1)
-        layers.extend((_started(conv), nn.ReLU()))
-        channels = config.width
-    deconv = nn.ConvTranspose2d(channels, config.width, 2, stride=2)
-    layers.extend((_started(deconv), nn.ReLU()))
-    layers.append(_prediction(nn.Conv2d(config.width, out, 1)))
+    layers = convolutions(channels, config.width, config.convs, config.norm)
+    deconv = nn.ConvTranspose2d(config.width if config.convs else channels, config.width, 2, 2)
+    nn.init.kaiming_normal_(deconv.weight, mode="fan_out", nonlinearity="relu")
+    assert deconv.bias is not None
+    nn.init.zeros_(deconv.bias)
+    layers.extend((deconv, nn.ReLU(), _prediction(nn.Conv2d(config.width, out, 1))))
     return layers
-
-
-def _started(conv: nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    assert conv.bias is not None
-    nn.init.zeros_(conv.bias)
-    return conv
 
 
 def _fully_connected(features: int, out: int, config: MLPMaskConfig) -> nn.Sequential:

@@ -77,7 +77,7 @@ def _align(features: Tensor, rois: Tensor, stride: int, config: RoIConfig) -> Te
             config.side,
             spatial_scale=1 / stride,
             sampling_ratio=config.sampling_ratio or -1,
-            aligned=True,
+            aligned=config.aligned,
         )
         return pooled
     samples = roi_align(
@@ -86,7 +86,7 @@ def _align(features: Tensor, rois: Tensor, stride: int, config: RoIConfig) -> Te
         config.side * config.sampling_ratio,
         spatial_scale=1 / stride,
         sampling_ratio=1,
-        aligned=True,
+        aligned=config.aligned,
     )
     return F.max_pool2d(samples, config.sampling_ratio)
 

@@ -26,7 +26,6 @@ from footprints.model.roi import RoIs
 from footprints.model.targets import Target
 
 _WEIGHTS = (1.0, 1.0, 1.0, 1.0)
-_SMALLEST_PX = 1.0
 _SMOOTH_L1_BETA = 1 / 9
 
 
@@ -69,7 +68,8 @@ class RPN(nn.Module):
         return scores, offsets
 
     def anchors(self, pyramid: Sequence[Tensor]) -> list[Tensor]:
-        """Anchors (A_level, 4) of each level, unrounded, centred on the feature pixels."""
+        """Anchors (A_level, 4) of each level, by default unrounded and centred on its pixels."""
+        offset = self.config.anchor_offset
         ratios = torch.tensor(self.config.anchor_ratios, device=pyramid[0].device)
         levels = []
         for level, sizes, stride in zip(pyramid, self.sizes, self.strides, strict=True):
@@ -78,8 +78,10 @@ class RPN(nn.Module):
             half_width = (size / ratios.sqrt() / 2).flatten()
             half_height = (size * ratios.sqrt() / 2).flatten()
             shapes = torch.stack((-half_width, -half_height, half_width, half_height), dim=1)
-            y = (torch.arange(height, device=level.device) + 0.5) * stride
-            x = (torch.arange(width, device=level.device) + 0.5) * stride
+            if self.config.anchor_rounding:
+                shapes = shapes.round()
+            y = (torch.arange(height, device=level.device) + offset) * stride
+            x = (torch.arange(width, device=level.device) + offset) * stride
             y, x = torch.meshgrid(y, x, indexing="ij")
             centres = torch.stack((x, y, x, y), dim=-1).view(-1, 1, 4)
             levels.append((centres + shapes).view(-1, 4))
@@ -118,7 +120,7 @@ class RPN(nn.Module):
             torch.cat(confidence),
             torch.cat(image_index),
             torch.cat(groups),
-            config.nms_iou,
+            config,
             after,
         )
 
@@ -166,11 +168,12 @@ def _suppress(
     scores: Tensor,
     image_index: Tensor,
     groups: Tensor,
-    nms_iou: float,
+    config: RPNConfig,
     per_image: int,
 ) -> RoIs:
-    large = ((boxes[:, 2:] - boxes[:, :2]) >= _SMALLEST_PX).all(dim=1).nonzero().squeeze(1)
-    keep = large[batched_nms(boxes[large], scores[large], groups[large], nms_iou)]
+    sides = boxes[:, 2:] - boxes[:, :2]
+    large = (sides >= config.min_side_px).all(dim=1).nonzero().squeeze(1)
+    keep = large[batched_nms(boxes[large], scores[large], groups[large], config.nms_iou)]
     # Kept indices come by falling score; a stable sort by image keeps that order within each.
     order = image_index[keep].argsort(stable=True)
     keep = keep[order]

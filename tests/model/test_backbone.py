@@ -6,9 +6,16 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from footprints.chip import Scaling
 from footprints.config import BackboneConfig
 from footprints.errors import ConfigError, WeightsError
-from footprints.model.backbone import STRIDES, C4Backbone, PyramidBackbone, make_backbone
+from footprints.model.backbone import (
+    STRIDES,
+    C4Backbone,
+    PyramidBackbone,
+    make_backbone,
+    trunk_scaling,
+)
 
 TINY = "test_efficientnet"
 
@@ -33,6 +40,57 @@ def test_pyramid_has_five_levels_with_strides_from_4_to_64(name):
     with torch.no_grad():
         pyramid = make(name=name).eval()(torch.zeros(2, 3, 64, 128))
     assert [tuple(level.shape) for level in pyramid] == [(2, 8, 64 // s, 128 // s) for s in STRIDES]
+
+
+@pytest.mark.parametrize("neck", ["fpn", "c4"])
+@pytest.mark.parametrize(
+    ("name", "last", "before"),
+    [
+        ("resnet18", 512, 256),
+        ("resnet34", 512, 256),
+        ("resnet50", 2048, 1024),
+        ("resnet101", 2048, 1024),
+        ("resnext50_32x4d", 2048, 1024),
+        ("resnext101_32x8d", 2048, 1024),
+        ("resnext101_64x4d.tv_in1k", 2048, 1024),
+    ],
+)
+def test_the_papers_trunks_have_both_necks(name, last, before, neck):
+    with torch.device("meta"):
+        backbone = make(name=name, neck=neck, frozen_stages=2)
+        levels = backbone(torch.zeros(1, 3, 64, 64))
+    if neck == "fpn":
+        assert [level.shape[-1] for level in levels] == [16, 8, 4, 2, 1]
+        assert backbone.fpn.inner_blocks[-1][0].in_channels == last
+    else:
+        assert (levels[0].shape, backbone.box_channels) == ((1, before, 4, 4), last)
+    frozen = {name.split(".")[0] for name, p in backbone.trunk.named_parameters()}
+    assert {"conv1", "layer1", "layer2"} <= frozen
+    learns = {n for n, p in backbone.named_parameters() if p.requires_grad}
+    assert not any(n.startswith(("trunk.conv1", "trunk.layer1")) for n in learns)
+    assert any(n.startswith("trunk.layer2") for n in learns)
+
+
+@pytest.mark.parametrize(
+    ("norm", "buffers"), [("none", 0), ("frozen", 4), ("live", 3)], ids=["none", "frozen", "live"]
+)
+def test_the_pyramid_has_norms_where_asked_for(norm, buffers):
+    backbone = make(fpn_norm=norm)
+    assert len(list(backbone.fpn.buffers())) == 8 * buffers
+    assert (backbone.fpn.inner_blocks[0][0].bias is None) == (norm != "none")
+
+
+@pytest.mark.parametrize("name", ["resnet50.nonsense", "resnet5"])
+def test_unknown_trunks_and_tags_are_refused(name):
+    with pytest.raises(ConfigError, match=f"no backbone '{name}'"):
+        make(name=name)
+    with pytest.raises(ConfigError, match=f"no backbone '{name}'"):
+        trunk_scaling(name)
+
+
+def test_the_scaling_of_a_trunk_is_that_of_its_weights():
+    assert trunk_scaling("tf_efficientnet_lite0") == Scaling((127.5,) * 3, (127.5,) * 3)
+    assert trunk_scaling("resnet50.tv_in1k").mean == pytest.approx((123.675, 116.28, 103.53))
 
 
 @pytest.mark.parametrize("bands", [1, 3, 5])

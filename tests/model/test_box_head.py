@@ -157,6 +157,8 @@ def test_nothing_is_detected_in_nothing(rois, probabilities):
 def test_boxes_are_clipped_and_those_left_with_less_than_a_pixel_are_dropped():
     found = detect(make_rois([100, 100, 150, 150], [127.5, 0, 150, 50]), [[0.9], [0.9]])
     assert found.boxes.tolist() == [[100, 100, 128, 128]]
+    half = DETECTION.model_copy(update={"min_side_px": 0.5})
+    assert len(detect(make_rois([127.5, 0, 150, 50]), [[0.9]], half).boxes) == 1
 
 
 def test_layers_and_convolutions_are_as_many_and_as_wide_as_asked_for():
@@ -167,6 +169,12 @@ def test_layers_and_convolutions_are_as_many_and_as_wide_as_asked_for():
     logits, offsets = head(make_features(), make_rois([4, 4, 60, 60], [0, 0, 9, 9]))
     assert logits.shape == (2, 4)
     assert offsets.shape == (2, 3, 4)
+
+
+def test_convolutions_have_norms_where_asked_for():
+    head = make_head(convs=1, conv_width=5, norm="frozen")
+    assert head.convs[1].running_var.shape == (5,)
+    assert head.convs[0].bias is None
 
 
 def test_a_class_agnostic_head_has_one_box_for_all_classes():

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tiny_network import tiny_config, tiny_network
 
 from footprints.chip import InputSpec, Scaling
-from footprints.errors import OutputError, WeightsError
+from footprints.errors import OutputError, StartWarning, WeightsError
 from footprints.model.checkpoint import (
     FORMAT_VERSION,
     WeightsInfo,
@@ -21,7 +21,9 @@ from footprints.model.checkpoint import (
     load_weights,
     read_info,
     save_weights,
+    start_from,
 )
+from footprints.model.mask_rcnn import MaskRCNN
 
 SPEC = InputSpec(
     bands=3,
@@ -62,14 +64,24 @@ def rewrite(path: Path, change) -> None:
     save_file(tensors, path, metadata={"footprints": json.dumps(header)})
 
 
-def test_weights_come_back_to_half_precision(weights, network):
+def test_weights_come_back_to_half_precision_and_vectors_whole(weights, network):
     loaded, _ = load_weights(weights)
     assert not loaded.training
     state = loaded.state_dict()
     for name, tensor in network.state_dict().items():
         assert state[name].dtype == tensor.dtype
         if tensor.is_floating_point():
-            assert torch.equal(state[name], tensor.half().float()), name
+            kept = tensor.half().float() if tensor.dim() > 1 else tensor
+            assert torch.equal(state[name], kept), name
+
+
+def test_variances_beyond_half_precision_come_back(tmp_path):
+    network = tiny_network(INFO.model)
+    name = next(n for n in network.state_dict() if n.endswith("running_var"))
+    network.state_dict()[name].copy_(torch.logspace(-12, 6, len(network.state_dict()[name])))
+    save_weights(tmp_path / "tiny.safetensors", network, INFO)
+    loaded, _ = load_weights(tmp_path / "tiny.safetensors")
+    assert torch.equal(loaded.state_dict()[name], network.state_dict()[name])
 
 
 def test_metadata_come_back_whole(weights):
@@ -202,6 +214,74 @@ def test_weights_of_another_network_name_the_first_tensor_that_differs(weights):
     other = tiny_network(tiny_config(box_head={"width": 16}))
     with pytest.raises(WeightsError, match=r"\d+ tensors differ, first box_head\."):
         load_tensors(other, weights)
+
+
+CLASS_HEADS = (
+    "box_head.classes",
+    "box_head.offsets",
+    "mask_head.coarse_head.prediction",
+    "mask_head.point_head.predictor",
+)
+
+
+def started(weights: Path, **changes: object) -> tuple[dict, dict, dict, str]:
+    """State before and after a start from weights, what was given, and what was said."""
+    torch.manual_seed(9)
+    other = MaskRCNN(tiny_config(**{"classes": ("building", "shed")} | changes))
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    with pytest.warns(StartWarning) as warned:
+        start_from(other, weights)
+    assert len(warned) == 1
+    given = load_weights(weights)[0].state_dict()
+    return before, other.state_dict(), given, str(warned[0].message)
+
+
+def test_a_start_with_other_classes_takes_all_but_what_depends_on_them(weights):
+    before, after, given, said = started(weights, classes=("a", "b", "c", "d"))
+    anew = {name for name in after if name.startswith(CLASS_HEADS)}
+    split = {f"mask_head.point_head.fc{i}.weight" for i in (1, 2, 3)}
+    for name, tensor in after.items():
+        if name in anew:
+            assert torch.equal(tensor, before[name]), name
+            assert name in said.split("start anew")[1]
+        elif name in split:
+            assert torch.equal(tensor[:, :-4], given[name][:, :-2]), name
+            assert torch.equal(tensor[:, -4:], before[name][:, -4:]), name
+            assert name in said.split("start anew")[0]
+        else:
+            assert torch.equal(tensor, given[name]), name
+            assert f"{name}," not in said
+
+
+@pytest.mark.parametrize("bands", [1, 5])
+def test_a_start_with_other_bands_adapts_the_first_convolution(weights, bands):
+    _, after, given, said = started(weights, bands=bands)
+    first = "backbone.trunk.conv_stem.weight"
+    assert first in said
+    assert "start anew: none" in said
+    torch.testing.assert_close(after[first].sum(1), given[first].sum(1))
+    assert all(torch.equal(t, given[n]) for n, t in after.items() if n != first)
+
+
+def test_a_start_with_another_mask_head_trains_that_anew(weights):
+    _, after, given, said = started(weights, mask_head={"kind": "fcn", "convs": 1, "width": 8})
+    assert "mask_head.layers.0.weight" in said.split("start anew")[1]
+    assert all(torch.equal(t, given[n]) for n, t in after.items() if "mask_head" not in n)
+
+
+def test_a_start_from_the_same_network_says_nothing(weights, network):
+    other = tiny_network(INFO.model, seed=9)
+    start_from(other, weights)
+    given = load_weights(weights)[0].state_dict()
+    assert all(torch.equal(t, given[n]) for n, t in other.state_dict().items())
+
+
+def test_a_start_from_another_trunk_is_refused(weights):
+    other = tiny_network(tiny_config(backbone={"channels": 24}))
+    with pytest.raises(
+        WeightsError, match=r"its backbone is another, \d+ tensors .* backbone\.fpn"
+    ):
+        start_from(other, weights)
 
 
 def test_a_failed_write_leaves_the_earlier_file_and_nothing_beside(weights, network, monkeypatch):

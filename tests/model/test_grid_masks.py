@@ -98,6 +98,12 @@ def test_convolutions_keep_the_side_and_the_deconvolution_doubles_it():
     assert head(make_features(), BOXES, IMAGES).shape[2:] == (10, 10)
 
 
+def test_convolutions_have_norms_where_asked_for():
+    head = make_head(FCNMaskConfig(kind="fcn", roi=SMALL, convs=2, width=8, norm="live"))
+    names = [type(layer).__name__ for layer in head.layers]
+    assert names == ["Conv2d", "BatchNorm2d", "ReLU"] * 2 + ["ConvTranspose2d", "ReLU", "Conv2d"]
+
+
 @pytest.mark.parametrize("layers", [2, 3])
 def test_fully_connected_layers_are_as_many_as_asked_for(layers):
     head = make_head(MLPMaskConfig(kind="mlp", roi=SMALL, layers=layers, width=32, mask_side=7))

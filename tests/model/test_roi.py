@@ -108,6 +108,15 @@ def test_roi_pool_equals_a_loop_over_pixels(box):
     np.testing.assert_allclose(got[0, 0], slow_pool(image[0, 0].numpy(), box, 5, 4), atol=1e-6)
 
 
+@pytest.mark.parametrize("reduce", ["average", "maximum"])
+def test_unaligned_features_are_half_a_feature_pixel_off(reduce):
+    torch.manual_seed(1)
+    image = torch.randn(1, 1, 16, 16)
+    shifted = pool([image] * 4, make_rois([8, 12, 40, 44]), reduce=reduce, aligned=False)
+    aligned = pool([image] * 4, make_rois([10, 14, 42, 46]), reduce=reduce)
+    torch.testing.assert_close(shifted, aligned)
+
+
 def test_without_a_ratio_every_pixel_of_a_bin_is_sampled():
     torch.manual_seed(1)
     image = torch.randn(1, 1, 16, 16)
@@ -119,6 +128,8 @@ def test_without_a_ratio_every_pixel_of_a_bin_is_sampled():
 def test_what_cannot_be_reduced_is_refused():
     with pytest.raises(ValueError, match="set reduce to maximum"):
         RoIConfig(op="pool")
+    with pytest.raises(ValueError, match="op align only, got op warp"):
+        RoIConfig(op="warp", aligned=False)
     with pytest.raises(ValueError, match="at least 1, got 0"):
         RoIConfig(reduce="maximum", sampling_ratio=0)
 

@@ -49,6 +49,17 @@ def test_anchors_are_centred_on_feature_pixels_and_unrounded():
     assert width.item() == pytest.approx(256 / 0.5**0.5), "361.4 or 362, were it rounded"
 
 
+def test_anchors_can_be_rounded_and_placed_at_multiples_of_the_stride():
+    plain = make_rpn().anchors(blank_pyramid())
+    rounded = make_rpn(anchor_rounding=True, anchor_offset=0).anchors(blank_pyramid())
+    for level, given, stride in zip(rounded, plain, (4, 8, 16, 32, 64), strict=True):
+        assert torch.equal(level, level.round())
+        torch.testing.assert_close(level, (given - stride / 2), atol=0.51, rtol=0)
+    assert rounded[0][:3].tolist() == [[-11, -6, 11, 6], [-8, -8, 8, 8], [-6, -11, 6, 11]]
+    shifted = make_rpn(anchor_offset=0.25).anchors(blank_pyramid())
+    torch.testing.assert_close(shifted[1], plain[1] - 2)
+
+
 def test_anchors_of_a_level_have_its_area_in_all_ratios():
     sizes, ratios = (10.0, 20.0, 40.0, 80.0, 160.0), (0.5, 1.0, 3.0)
     rpn = make_rpn(anchor_sizes=sizes, anchor_ratios=ratios)
@@ -112,6 +123,9 @@ def test_proposals_lie_in_the_image_and_are_no_slivers():
     assert boxes.min() >= 0
     assert boxes.max() <= 128
     assert (boxes[:, 2:] - boxes[:, :2]).min() >= 1
+    rpn = make_rpn(min_side_px=0.25)
+    slivers = rpn.proposals(scores, [o * 20 for o in offsets], anchors, SIZE).boxes
+    assert 0.25 <= (slivers[:, 2:] - slivers[:, :2]).min() < 1
 
 
 def test_levels_do_not_suppress_each_other():
