@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
 
 import yaml
 from pydantic import (
@@ -436,13 +436,13 @@ def load_class_map(given: Mapping[Any, Any] | str | Path) -> dict[str, str | Non
     Raises:
         ConfigError: The file is missing or not YAML, or does not hold such pairs.
     """
-    is_file = isinstance(given, str | Path)
-    values = _read_yaml(Path(given)) if is_file else given
+    origin, values = "class map", cast(object, given)
+    if isinstance(given, str | Path):
+        origin, values = str(given), _read_yaml(Path(given))
     try:
         return TypeAdapter(ClassMap).validate_python(values)
     except ValidationError as err:
         first = err.errors()[0]
-        origin = str(given) if is_file else "class map"
         raise ConfigError(": ".join([origin, *map(str, first["loc"]), _message(first)])) from err
 
 

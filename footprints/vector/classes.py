@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 
 import numpy as np
-import pandas as pd
 from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 
@@ -61,9 +60,9 @@ def read_values(layer: GeoDataFrame, column: str, *, name: str) -> NDArray[np.ob
         LayerError: The column is missing; names those that are there.
     """
     require_column(layer, column, name=name)
-    codes, values = pd.factorize(layer[column])
-    # Code -1, which is NULL, takes the last.
-    return np.array([*map(_as_text, values), ""], dtype=object)[codes]
+    values, is_null = layer[column].to_numpy(dtype=object), layer[column].isna()
+    texts = ["" if null else _as_text(value) for value, null in zip(values, is_null, strict=True)]
+    return np.array(texts, dtype=object)
 
 
 def require_column(layer: GeoDataFrame, column: str, *, name: str) -> None:
