@@ -24,6 +24,7 @@ from footprints.config import OptimizerConfig, RunConfig, load_config
 from footprints.errors import OutputError, TrainingError
 from footprints.loop import (
     DetectionTask,
+    Judged,
     choose_confidence,
     judge,
     make_optimizer,
@@ -338,6 +339,40 @@ def test_what_is_found_on_ground_without_labels_counts_only_as_a_hit():
     # The hall stands half on labelled ground, the last one on none.
     assert judged.hits.tolist() == [True, False]
     assert judged.scores.tolist() == pytest.approx([0.9, 0.8])
+
+
+@pytest.mark.parametrize("classes", [("house", "hall", "shed"), ("building",)])
+def test_validation_has_one_confidence_and_figures_for_each_of_several_classes(
+    classes, monkeypatch
+):
+    task, logged = make_task(), {}
+    model = task.config.model.model_copy(update={"classes": classes})
+    task.config = task.config.model_copy(update={"model": model})
+    monkeypatch.setattr(task, "log_dict", lambda figures, **_: logged.update(figures))
+    last = len(classes) - 1
+    task._judged = [
+        Judged(np.float32([0.9, 0.1]), np.array([True, False]), np.array([0, 0]), np.array([0])),
+        Judged(
+            np.float32([0.8, 0.7]),
+            np.array([True, False]),
+            np.array([last, last]),
+            np.array([last, last]),
+        ),
+    ]
+    task.on_validation_epoch_end()
+    assert logged["val_confidence"] == task.confidence == pytest.approx(0.8)
+    assert logged["val_f1"] == pytest.approx(0.8)
+    apart = {name: value for name, value in logged.items() if name.count("_") > 1}
+    if len(classes) == 1:
+        assert apart == {}
+    else:
+        assert apart == {
+            **{f"val_house_{ratio}": 1.0 for ratio in ("precision", "recall", "f1")},
+            "val_shed_precision": 1.0,
+            "val_shed_recall": 0.5,
+            "val_shed_f1": pytest.approx(2 / 3),
+            **{f"val_hall_{ratio}": 0.0 for ratio in ("precision", "recall", "f1")},
+        }
 
 
 def test_nothing_found_where_nothing_stands_is_judged_too():

@@ -1,5 +1,7 @@
 """Roofs wider than a chip, for detectors that are blind where a chip shows only roof."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import shapely
@@ -74,6 +76,13 @@ def test_a_roof_that_a_fine_chip_shows_whole_is_left_to_it():
 def test_a_roof_without_any_fragment_is_added():
     found = settle_wide_roofs(as_footprints(), as_footprints(ROOF), GRID, coarse_px=4)
     assert found.polygons.tolist() == [shapely.normalize(ROOF)]
+
+
+def test_a_wide_roof_has_the_class_it_has_as_a_whole():
+    fine = as_footprints(box(50, 50, 350, 80), cut=True)
+    coarse = replace(as_footprints(ROOF), labels=np.array([1]))
+    found = settle_wide_roofs(fine, coarse, GRID, coarse_px=4)
+    assert found.labels.tolist() == [1]
 
 
 def test_a_coarse_blob_over_complete_houses_is_not_used():
