@@ -223,6 +223,14 @@ def evaluate(
     confidence: Annotated[
         float | None, typer.Option(help="Leave out predictions below it.")
     ] = None,
+    class_field: Annotated[
+        str | None,
+        typer.Option(help="Column of TRUTH with the class; matches have the right class then."),
+    ] = None,
+    class_map: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of that column's values and their classes, house: villa."),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the figures to this file.")
     ] = None,
@@ -236,7 +244,15 @@ def evaluate(
     _configure(quiet=quiet, verbose=verbose)
     from footprints.evaluation import evaluate as run
 
-    report = run(predicted, truth, aoi=aoi, iou=iou, confidence=confidence)
+    report = run(
+        predicted,
+        truth,
+        aoi=aoi,
+        iou=iou,
+        confidence=confidence,
+        class_field=class_field,
+        class_map=class_map,
+    )
     if json_file is not None:
         try:
             json_file.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")

@@ -10,10 +10,19 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 
 from footprints.errors import ConfigError
 
@@ -21,6 +30,27 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Norm = Literal["none", "frozen", "live"]
+
+
+def _with_text_keys(given: object) -> object:
+    """A class map with its keys as text; JSON knows no others, and columns change their type."""
+    if not isinstance(given, Mapping):
+        return given
+    for key in given:
+        if isinstance(key, bool):
+            # Not a TypeError: pydantic makes an error of its own of a ValueError only.
+            raise ValueError(  # noqa: TRY004
+                f"YAML reads yes, no, on and off as booleans, got {key}; put such keys in quotes"
+            )
+    return {
+        "" if key is None else str(key) if isinstance(key, int) else key: name
+        for key, name in given.items()
+    }
+
+
+ClassMap = Annotated[dict[str, str | None], BeforeValidator(_with_text_keys)]
+"""Values of a column, as text, to names of classes. Empty values are the key ``""``, or null in
+YAML. What is mapped to None belongs to no class: what stands there is unknown."""
 
 
 class Settings(BaseModel):
@@ -248,6 +278,8 @@ class ModelConfig(Settings):
             )
         if not self.classes:
             raise ValueError("classes must name at least one class")
+        if len(set(self.classes)) < len(self.classes) or not all(self.classes):
+            raise ValueError(f"classes must have names, and different ones, got {self.classes}")
         return self
 
 
@@ -262,6 +294,10 @@ class SceneConfig(Settings):
     """Column of the labels that names the image they belong to; None goes by position."""
     class_field: str | None = None
     """Column of the labels with the class; None takes all as the first class."""
+    class_map: ClassMap = {}
+    """Values of that column to the model's classes, where they are not the names themselves. What
+    is mapped to null, and empty values unless they are mapped, are left out of the labels; their
+    ground is without labels then, not background."""
     aoi: str | None = None
     """Polygons inside which the labels are complete; None is everywhere."""
     bands: tuple[Count, ...] | None = None
@@ -272,6 +308,12 @@ class SceneConfig(Settings):
     """How often chips come from here, relative to the other scenes."""
     attribution: str = ""
     """Owners and licences of imagery and labels, for the model card."""
+
+    @model_validator(mode="after")
+    def _maps_a_column(self) -> Self:
+        if self.class_map and self.class_field is None:
+            raise ValueError("class_map maps the values of class_field; name that column")
+        return self
 
 
 class DataConfig(Settings):
@@ -375,6 +417,17 @@ class RunConfig(Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
 
+    @model_validator(mode="after")
+    def _maps_lead_to_classes(self) -> Self:
+        for number, scene in enumerate(self.data.scenes):
+            for value, name in scene.class_map.items():
+                if name is not None and name not in self.model.classes:
+                    raise ValueError(
+                        f"data.scenes.{number}.class_map maps {value!r} to {name!r}, which is none "
+                        f"of model.classes: {', '.join(self.model.classes)}"
+                    )
+        return self
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML configuration.
@@ -391,11 +444,38 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: The file is missing or not YAML, an environment variable is not set, a key is
             unknown, a value out of range.
     """
-    path = Path(path)
+    values = _read_yaml(Path(path))
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold sections such as model, data and train")
+    for override in overrides:
+        _override(values, override)
+    return parse_config(RunConfig, values, origin=str(path))
+
+
+def load_class_map(given: Mapping[Any, Any] | str | Path) -> dict[str, str | None]:
+    """Check a class map, or read one from a YAML file.
+
+    Args:
+        given: ``{value: class or None}``, or a YAML file that holds as much.
+
+    Raises:
+        ConfigError: The file is missing or not YAML, or does not hold such pairs.
+    """
+    origin, values = "class map", cast(object, given)
+    if isinstance(given, str | Path):
+        origin, values = str(given), _read_yaml(Path(given))
+    try:
+        return TypeAdapter(ClassMap).validate_python(values)
+    except ValidationError as err:
+        first = err.errors()[0]
+        raise ConfigError(": ".join([origin, *map(str, first["loc"]), _message(first)])) from err
+
+
+def _read_yaml(path: Path) -> object:
     names = os.environ | {"CONFIG_DIR": str(path.resolve().parent)}
     try:
         text = Template(path.read_text(encoding="utf-8")).substitute(names)
-        values = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except OSError as err:
         raise ConfigError(f"cannot read configuration {path}: {err.strerror}") from err
     except KeyError as err:
@@ -404,11 +484,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         ) from err
     except (yaml.YAMLError, ValueError) as err:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(err).split())}") from err
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold sections such as model, data and train")
-    for override in overrides:
-        _override(values, override)
-    return parse_config(RunConfig, values, origin=str(path))
 
 
 def parse_config(kind: type[S], values: Mapping[str, Any], *, origin: str) -> S:
@@ -421,8 +496,15 @@ def parse_config(kind: type[S], values: Mapping[str, Any], *, origin: str) -> S:
         if first["type"] == "extra_forbidden":
             known = ", ".join(sorted(settings.model_fields))
             raise ConfigError(f"{origin}: unknown key {where}; known keys: {known}") from err
-        message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{origin}: {where}: {message}, got {first['input']!r}") from err
+        parts = (origin, where, _message(first))
+        raise ConfigError(": ".join(part for part in parts if part)) from err
+
+
+def _message(error: ErrorDetails) -> str:
+    if error["type"] == "value_error":
+        # Rules of ours name the values themselves; a whole section would not fit a line.
+        return error["msg"].removeprefix("Value error, ")
+    return f"{error['msg']}, got {error['input']!r}"
 
 
 def _override(values: dict[str, Any], override: str) -> None:

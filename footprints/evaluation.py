@@ -5,13 +5,17 @@ the unmatched truth with which its IoU is highest, if it reaches the threshold. 
 equal confidence the pairs with the highest IoU come first, so that the order of rows in a file does
 not matter.
 
+With a class column, a prediction takes truths of its own class only.
+
 IoU is a ratio of areas that lie side by side, so the units of the CRS cancel out, degrees too.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import shapely
@@ -19,12 +23,18 @@ from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 from pandas.api.types import is_numeric_dtype
 
+from footprints.config import load_class_map
 from footprints.errors import ConfigError, LayerError
+from footprints.vector.classes import read_classes, read_values
 from footprints.vector.layer import reproject
 from footprints.vector.read import clean_polygons, read_layer
 
+UNKNOWN_SHARE = 0.5
+"""A prediction with this share on ground whose class is unknown is neither right nor wrong."""
 IOU_TOLERANCE = 1e-9
 """An IoU this little below the threshold reaches it: rounding of large coordinates."""
+
+_NO_NAMES: NDArray[np.object_] = np.empty(0, dtype=object)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +59,35 @@ class Report:
     """Predictions without a match."""
     fn: int
     """Truths without a match."""
+    classes: dict[str, Report] | None = None
+    """The same for each class of either layer, by name; None where classes were not compared."""
 
-    def to_dict(self) -> dict[str, float | int]:
-        """Every field by name, ready for JSON."""
-        return asdict(self)
+    def to_dict(self) -> dict[str, Any]:
+        """Every field by name, ready for JSON; ``classes`` only where they were compared."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "classes"}
+        if self.classes is not None:
+            values["classes"] = {name: each.to_dict() for name, each in self.classes.items()}
+        return values
 
     def __str__(self) -> str:
-        return (
-            f"precision    {self.precision:6.3f}   ({self.tp} of {self.tp + self.fp} predicted)\n"
-            f"recall       {self.recall:6.3f}   ({self.tp} of {self.tp + self.fn} true)\n"
-            f"F1           {self.f1:6.3f}\n"
-            f"matched IoU  {self.matched_iou:6.3f}"
-        )
+        lines = [
+            f"precision    {self.precision:6.3f}   ({self.tp} of {self.tp + self.fp} predicted)",
+            f"recall       {self.recall:6.3f}   ({self.tp} of {self.tp + self.fn} true)",
+            f"F1           {self.f1:6.3f}",
+            f"matched IoU  {self.matched_iou:6.3f}",
+        ]
+        if self.classes:
+            width = max(5, *map(len, self.classes))
+            lines += [
+                "",
+                f"{'class':<{width}}  precision  recall     F1    IoU     tp     fp     fn",
+            ]
+            lines += [
+                f"{name:<{width}}  {each.precision:9.3f}  {each.recall:6.3f}  {each.f1:5.3f}  "
+                f"{each.matched_iou:5.3f}  {each.tp:5}  {each.fp:5}  {each.fn:5}"
+                for name, each in self.classes.items()
+            ]
+        return "\n".join(lines)
 
 
 def evaluate(
@@ -70,6 +97,8 @@ def evaluate(
     aoi: GeoDataFrame | str | Path | None = None,
     iou: float = 0.5,
     confidence: float | None = None,
+    class_field: str | None = None,
+    class_map: Mapping[Any, str | None] | str | Path | None = None,
 ) -> Report:
     """Compare a layer of footprints with the truth.
 
@@ -78,28 +107,40 @@ def evaluate(
     where a point within the truth lies in the area; a prediction without a match where a point
     within itself does. So a building on the border of the area is never half counted.
 
+    With a class field, a match has the right class, too. Truths that the class map leaves out, or
+    that have no class, do not count, and nor does a prediction without a match that stands on them:
+    what they are is unknown.
+
     Args:
         predicted: Layer or vector file; a column ``confidence`` decides who matches first.
         truth: Layer or vector file. Everything else is moved to its CRS.
         aoi: Layer or vector file of the areas to count in.
         iou: A match has at least this IoU, above 0 and up to 1.
         confidence: Predictions below are left out; None keeps all.
+        class_field: Column of the truth with the class, to be compared with the column ``class``
+            of the predictions; None compares no classes.
+        class_map: Values of that column to the predictions' classes, or to None, which leaves
+            truths out; a mapping or a YAML file of one. Values that are not in it are classes.
 
     Returns:
-        Counts and ratios.
+        Counts and ratios; with ``class_field`` for each class, too.
 
     Raises:
-        ConfigError: ``iou`` or ``confidence`` is out of range.
+        ConfigError: ``iou`` or ``confidence`` is out of range, or the class map is none.
         LayerError: A file cannot be read, some layers have a CRS and others none, the layers lie
-            apart, or the confidence is missing where it is needed or not a number.
+            apart, the confidence is missing where it is needed or not a number, or a column of
+            classes is missing.
 
     Warns:
-        LabelWarning: Polygons were repaired or left out.
+        LabelWarning: Polygons were repaired or left out, or truths have no class.
     """
     if not 0 < iou <= 1:
         raise ConfigError(f"IoU threshold must be above 0 and at most 1, got {iou}")
     if confidence is not None and not 0 <= confidence <= 1:
         raise ConfigError(f"confidence must be between 0 and 1, got {confidence}")
+    if class_map is not None and class_field is None:
+        raise ConfigError("a class map needs the class field whose values it maps")
+    known = load_class_map({} if class_map is None else class_map)
     true = _load(truth, "truth")
     found = _moved_to(true, _load(predicted, "predicted"), "predicted")
     area = None if aoi is None else _moved_to(true, _load(aoi, "aoi"), "aoi")
@@ -110,21 +151,28 @@ def evaluate(
         found, scores = found[kept], scores[kept]
 
     found_polygons, true_polygons = found.geometry.to_numpy(), true.geometry.to_numpy()
-    pairs, ious = match(found_polygons, true_polygons, scores, iou=iou)
-    found_inside = _stand_in(found_polygons, area)
-    true_inside = _stand_in(true_polygons, area)
-    is_match = true_inside[pairs[:, 1]]
-    found_inside[pairs[:, 0]] = False
-    true_inside[pairs[:, 1]] = False
-    return _report(ious[is_match], fp=int(found_inside.sum()), fn=int(true_inside.sum()))
+    classes = None if class_field is None else _classes(found, true, class_field, known)
+    pairs, ious = match(found_polygons, true_polygons, scores, iou=iou, classes=classes)
+    wrong = _stand_in(found_polygons, area)
+    missed = _stand_in(true_polygons, area)
+    counts = missed[pairs[:, 1]]
+    wrong[pairs[:, 0]] = False
+    missed[pairs[:, 1]] = False
+    if classes is None:
+        return _report(ious[counts], wrong, missed)
+    unknown = classes[1] == None  # noqa: E711  # element by element
+    missed &= ~unknown
+    wrong &= ~_stand_on(found_polygons, true_polygons[unknown])
+    return _report_classes(classes, pairs[counts], ious[counts], wrong, missed)
 
 
 def match(
     predicted: NDArray[np.object_],
     truth: NDArray[np.object_],
-    scores: NDArray[np.float64],
+    scores: NDArray[np.floating],
     *,
     iou: float,
+    classes: tuple[NDArray[Any], NDArray[Any]] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Match polygons one to one, greedily by score.
 
@@ -133,12 +181,16 @@ def match(
         truth: (m,) valid polygons in the same frame.
         scores: (n,) confidences.
         iou: A match has at least this IoU.
+        classes: (n,) and (m,) classes, which are the same in a match; None matches any two.
 
     Returns:
         (k, 2) index of the prediction and of its truth, and (k,) their IoU; the most confident
         match comes first.
     """
     candidates, ious = _candidates(predicted, truth, iou)
+    if classes is not None:
+        alike = classes[0][candidates[:, 0]] == classes[1][candidates[:, 1]]
+        candidates, ious = candidates[alike], ious[alike]
     # Rows of the files break exact ties only.
     order = np.lexsort((candidates[:, 1], candidates[:, 0], -ious, -scores[candidates[:, 0]]))
     is_free_found = np.ones(len(predicted), dtype=bool)
@@ -236,8 +288,61 @@ def _stand_in(polygons: NDArray[np.object_], area: GeoDataFrame | None) -> NDArr
     return inside
 
 
-def _report(ious: NDArray[np.float64], *, fp: int, fn: int) -> Report:
-    tp = len(ious)
+def _classes(
+    found: GeoDataFrame,
+    true: GeoDataFrame,
+    column: str,
+    class_map: Mapping[str, str | None],
+) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
+    """(n,) classes of the predictions, and (m,) of the truths, None where it is unknown."""
+    # An empty GeoJSON has no columns at all.
+    names = read_values(found, "class", name="predicted") if len(found) else _NO_NAMES
+    if (names == "").any():
+        raise LayerError(f"column 'class' of predicted is empty in {(names == '').sum()} rows")
+    return names, read_classes(true, column, class_map, name="truth") if len(true) else _NO_NAMES
+
+
+def _stand_on(polygons: NDArray[np.object_], others: NDArray[np.object_]) -> NDArray[np.bool_]:
+    """(n,) whether `UNKNOWN_SHARE` of each polygon lies on some of the others."""
+    index, other = shapely.STRtree(others).query(polygons, predicate="intersects")
+    shared = shapely.area(shapely.intersection(polygons[index], others[other]))
+    on = np.bincount(index, shared, minlength=len(polygons))
+    return np.asarray(on >= UNKNOWN_SHARE * shapely.area(polygons))
+
+
+def _report_classes(
+    classes: tuple[NDArray[np.object_], NDArray[np.object_]],
+    pairs: NDArray[np.int64],
+    ious: NDArray[np.float64],
+    wrong: NDArray[np.bool_],
+    missed: NDArray[np.bool_],
+) -> Report:
+    """Over all classes and for each of them.
+
+    Args:
+        classes: (n,) of the predictions and (m,) of the truths.
+        pairs: (k, 2) matches that count.
+        ious: (k,) their IoU.
+        wrong: (n,) predictions without a match.
+        missed: (m,) truths without a match.
+    """
+    found, true = classes
+    names = sorted({*found, *true} - {None})
+    return replace(
+        _report(ious, wrong, missed),
+        classes={
+            name: _report(
+                ious[true[pairs[:, 1]] == name], wrong & (found == name), missed & (true == name)
+            )
+            for name in names
+        },
+    )
+
+
+def _report(
+    ious: NDArray[np.float64], wrong: NDArray[np.bool_], missed: NDArray[np.bool_]
+) -> Report:
+    tp, fp, fn = len(ious), int(wrong.sum()), int(missed.sum())
     return Report(
         precision=tp / (tp + fp) if tp + fp else 0.0,
         recall=tp / (tp + fn) if tp + fn else 0.0,

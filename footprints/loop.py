@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import numpy as np
@@ -23,10 +23,12 @@ from footprints.config import OptimizerConfig, RunConfig
 from footprints.data.dataset import Batch
 from footprints.errors import TrainingError
 from footprints.evaluation import match
+from footprints.model.boxes import ignore_unlabelled
 from footprints.model.checkpoint import WeightsInfo, save_weights
 from footprints.model.detector import scale_pixels, to_instances
 from footprints.model.mask_rcnn import MaskRCNN
 from footprints.model.targets import Target
+from footprints.vector.overlaps import find_doubles, find_overlaps, surest
 from footprints.vector.trace import trace
 
 _IOU = 0.5
@@ -37,6 +39,19 @@ _UNKNOWN_CONFIDENCE = 0.5
 """Where nothing has validated yet."""
 _PLATEAU = 0.995
 """Confidences with this share of the best F1 are as good; the middle one is the safest."""
+
+
+class Judged(NamedTuple):
+    """Detections of a validation chip, beside what stands there."""
+
+    scores: NDArray[np.float32]
+    """(n,) confidences."""
+    hits: NDArray[np.bool_]
+    """(n,) which of them match a true building."""
+    labels: NDArray[np.int64]
+    """(n,) their 0-based classes."""
+    true_labels: NDArray[np.int64]
+    """(m,) those of the true buildings."""
 
 
 class DetectionTask(lightning.LightningModule):
@@ -55,8 +70,7 @@ class DetectionTask(lightning.LightningModule):
         self.model = model
         self.average = _average(model, config.optimizer.average)
         self.confidence = _UNKNOWN_CONFIDENCE
-        self._detections: list[tuple[NDArray[np.float32], NDArray[np.bool_]]] = []
-        self._true_count = 0
+        self._judged: list[Judged] = []
 
     @property
     def best(self) -> MaskRCNN:
@@ -109,29 +123,29 @@ class DetectionTask(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
-        self._detections.clear()
-        self._true_count = 0
+        self._judged.clear()
 
     def validation_step(self, batch: Batch, _index: int) -> None:
         """Match detections with the truth, chip by chip."""
         network = self.best.eval()
         found = to_instances(network.predict(self._images(batch)), len(batch))
         for image, instances in enumerate(found):
-            outlines, truth = trace(instances), trace(_truth(batch, image))
-            traced = outlines != None  # noqa: E711  # element by element
-            truth = truth[truth != None]  # noqa: E711
-            scores = instances.scores[traced]
-            pairs, _ = match(outlines[traced], truth, scores, iou=_IOU)
-            hits = np.zeros(len(scores), dtype=bool)
-            hits[pairs[:, 0]] = True
-            self._detections.append((scores, hits))
-            self._true_count += len(truth)
+            self._judged.append(judge(instances, _truth(batch, image), batch.labelled[image].cpu()))
 
     def on_validation_epoch_end(self) -> None:
         """Choose the confidence to report buildings from, and log what it gives."""
-        scores, hits = (np.concatenate(part) for part in zip(*self._detections, strict=True))
-        self.confidence, figures = choose_confidence(scores, hits, self._true_count)
-        self.log_dict({"val_confidence": self.confidence} | figures, prog_bar=True)
+        scores, hits, labels, true_labels = (
+            np.concatenate(part) for part in zip(*self._judged, strict=True)
+        )
+        self.confidence, kept = choose_confidence(scores, hits, len(true_labels))
+        hits, labels = hits[kept], labels[kept]
+        figures = {"val_confidence": self.confidence}
+        figures |= ratios("val", hits, len(true_labels))
+        self.log_dict(figures, prog_bar=True)
+        classes = self.config.model.classes
+        for number, name in enumerate(classes if len(classes) > 1 else ()):
+            true_count = int((true_labels == number).sum())
+            self.log_dict(ratios(f"val_{name}", hits[labels == number], true_count))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the confidence for a run that is resumed between two validations."""
@@ -163,9 +177,37 @@ class DetectionTask(lightning.LightningModule):
         return scale_pixels(batch.pixels, batch.valid, scalings, self.device)
 
 
+def judge(found: Instances, truth: Instances, labelled: Tensor) -> Judged:
+    """Match the detections of one chip with the truth.
+
+    A match has the right class. A building detected under several classes counts once, under the
+    surest, as in prediction. What matches nothing on ground without labels does not count.
+
+    Args:
+        found: Detections in chip pixels.
+        truth: Buildings in chip pixels.
+        labelled: (H, W) bool, True where labels are complete.
+    """
+    outlines, true_outlines = trace(found), trace(truth)
+    traced = np.flatnonzero(outlines != None)  # noqa: E711  # element by element
+    seen = true_outlines != None  # noqa: E711
+    overlaps = find_overlaps(outlines[traced])
+    doubles = find_doubles(outlines[traced], overlaps)
+    rows = traced[surest(outlines[traced], found.scores[traced], doubles)]
+    scores, labels, true_labels = found.scores[rows], found.labels[rows], truth.labels[seen]
+    pairs, _ = match(
+        outlines[rows], true_outlines[seen], scores, iou=_IOU, classes=(labels, true_labels)
+    )
+    state = torch.zeros(len(rows), dtype=torch.long)
+    state[pairs[:, 0]] = 1
+    state = ignore_unlabelled(state, labelled, torch.from_numpy(found.boxes[rows]))
+    counts = (state >= 0).numpy()
+    return Judged(scores[counts], (state == 1).numpy()[counts], labels[counts], true_labels)
+
+
 def choose_confidence(
     scores: NDArray[np.float32], hits: NDArray[np.bool_], true_count: int
-) -> tuple[float, dict[str, float]]:
+) -> tuple[float, NDArray[np.bool_]]:
     """The confidence with the best F1, from the middle of its plateau.
 
     Matching is greedy by confidence, so leaving out less confident detections changes no match.
@@ -176,19 +218,33 @@ def choose_confidence(
         true_count: Number of true buildings.
 
     Returns:
-        The confidence, and precision, recall and F1 there.
+        The confidence, and (n,) which detections reach it; none where there are no hits.
     """
     order = np.argsort(-scores, kind="stable")
     found, kept = np.cumsum(hits[order]), np.arange(1, len(order) + 1)
     f1 = 2 * found / np.maximum(kept + true_count, 1)
+    reach = np.zeros(len(scores), dtype=bool)
     if not len(f1) or not f1.max():
-        return _UNKNOWN_CONFIDENCE, {"val_precision": 0.0, "val_recall": 0.0, "val_f1": 0.0}
+        return _UNKNOWN_CONFIDENCE, reach
     good = np.flatnonzero(f1 >= _PLATEAU * f1.max())
     at = good[len(good) // 2]
-    return round(float(scores[order[at]]), 3), {
-        "val_precision": float(found[at] / kept[at]),
-        "val_recall": float(found[at] / max(true_count, 1)),
-        "val_f1": float(f1[at]),
+    reach[order[: at + 1]] = True
+    return round(float(scores[order[at]]), 3), reach
+
+
+def ratios(name: str, hits: NDArray[np.bool_], true_count: int) -> dict[str, float]:
+    """Precision, recall and F1 of detections; 0 where there is nothing to count.
+
+    Args:
+        name: What the names of the figures start with.
+        hits: (n,) which detections match a true building.
+        true_count: Number of true buildings.
+    """
+    found = int(hits.sum())
+    return {
+        f"{name}_precision": found / max(len(hits), 1),
+        f"{name}_recall": found / max(true_count, 1),
+        f"{name}_f1": 2 * found / max(len(hits) + true_count, 1),
     }
 
 

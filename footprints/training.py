@@ -138,6 +138,7 @@ def _scene(scene: SceneConfig, config: RunConfig) -> TrainingScene:
         aoi=None if scene.aoi is None else _path(scene.aoi, config.data),
         image_column=scene.image_field,
         class_column=scene.class_field,
+        class_map=scene.class_map,
         bands=scene.bands,
         nodata=scene.nodata,
     )

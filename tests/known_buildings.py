@@ -36,6 +36,8 @@ class Seen:
     """(n,)"""
     building: NDArray[np.int64]
     """(n,) index of the building, -1 for what is none."""
+    labels: NDArray[np.int64]
+    """(n,) class."""
     chip: shapely.Polygon
     """The chip's ground."""
     place: tuple[int, int]
@@ -58,6 +60,14 @@ class Seen:
             polygons=self.polygons[which],
             scores=self.scores[which],
             building=self.building[which],
+            labels=self.labels[which],
+        )
+
+    def add(self, polygons: NDArray[np.object_], **columns: NDArray[np.generic]) -> Seen:
+        """More outlines, behind those that are there."""
+        columns["polygons"] = polygons
+        return replace(
+            self, **{n: np.concatenate([getattr(self, n), c]) for n, c in columns.items()}
         )
 
 
@@ -78,6 +88,8 @@ class KnownBuildings:
     """Whether every chip jitters a building's box in its own way."""
     name: str = "known-buildings"
     classes: tuple[str, ...] = ("building",)
+    labels: Sequence[int] | None = None
+    """True class of each building; all are of the first by default."""
     confidence: float = 0.5
     input_spec: InputSpec = field(
         default_factory=lambda: InputSpec(bands=1, gsd_m=None, scaling=Scaling((0.0,), (1.0,)))
@@ -109,7 +121,7 @@ class KnownBuildings:
         return Instances(
             boxes=boxes,
             scores=seen.scores.astype(np.float32),
-            labels=np.zeros(len(boxes), dtype=np.int64),
+            labels=seen.labels,
             mask_boxes=mask_boxes,
             masks=_rasterize(seen.polygons, mask_boxes),
         )
@@ -121,10 +133,12 @@ class KnownBuildings:
         buildings = _objects([shapely.affinity.affine_transform(p, matrix) for p in self.polygons])
         visible = shapely.intersection(buildings, ground)
         index = np.flatnonzero(shapely.area(visible) > 0)
+        labels = np.zeros(len(buildings), np.int64) if self.labels is None else self.labels
         return Seen(
             polygons=visible[index],
             scores=np.array([np.random.default_rng(i).uniform(0.6, 1) for i in index]),
             building=index,
+            labels=np.asarray(labels, dtype=np.int64)[index],
             chip=ground,
             place=(int(abs(chip.transform.c) * 16), int(abs(chip.transform.f) * 16)),
             to_chip=matrix,
@@ -162,12 +176,49 @@ def doubled(seen: Seen) -> Seen:
             shapely.affinity.translate(polygon, *rng.uniform(-2, 2, 2)), seen.chip
         )
     )
-    return replace(
-        seen,
-        polygons=np.concatenate([seen.polygons, second.polygons]),
-        scores=np.concatenate([seen.scores, seen.scores * 0.8]),
-        building=np.tile(seen.building, 2),
+    return seen.add(
+        second.polygons, scores=seen.scores * 0.8, building=seen.building, labels=seen.labels
     )
+
+
+def under_every_name(classes: int) -> Flaw:
+    """Everything is found once for each class, a little beside, most surely for the right one.
+
+    So do networks that suppress doubles class by class.
+    """
+
+    def add(seen: Seen) -> Seen:
+        everything = seen
+        for turn in range(1, classes):
+            beside = seen.each(
+                lambda polygon, rng, turn=turn: shapely.intersection(
+                    shapely.affinity.translate(polygon, *rng.uniform(-turn, turn, 2)), seen.chip
+                )
+            )
+            everything = everything.add(
+                beside.polygons,
+                scores=seen.scores * 0.8**turn,
+                building=seen.building,
+                labels=(seen.labels + turn) % classes,
+            )
+        return everything
+
+    return add
+
+
+def misnamed_at_edges(classes: int) -> Flaw:
+    """What a chip cuts is taken, less surely, for a random class."""
+
+    def misname(seen: Seen) -> Seen:
+        cut = shapely.distance(seen.polygons, shapely.boundary(seen.chip)) == 0
+        names = [seen.rng(i).integers(classes) for i in range(len(seen.polygons))]
+        return replace(
+            seen,
+            labels=np.where(cut, np.array(names, dtype=np.int64), seen.labels),
+            scores=np.where(cut, 0.9 * seen.scores, seen.scores),
+        )
+
+    return misname
 
 
 def missing(share: float) -> Flaw:
@@ -195,11 +246,11 @@ def with_blob(blob: shapely.Polygon) -> Flaw:
 
     def add(seen: Seen) -> Seen:
         there = shapely.affinity.affine_transform(blob, seen.to_chip)
-        return replace(
-            seen,
-            polygons=np.append(seen.polygons, shapely.intersection(there, seen.chip)),
-            scores=np.append(seen.scores, 0.999),
-            building=np.append(seen.building, -1),
+        return seen.add(
+            _objects([shapely.intersection(there, seen.chip)]),
+            scores=np.array([0.999]),
+            building=np.array([-1]),
+            labels=np.array([0]),
         )
 
     return add

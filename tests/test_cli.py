@@ -303,6 +303,16 @@ def test_a_folder_that_is_not_writable_is_one_line(folder, weights, monkeypatch)
             "evaluate truth.gpkg truth.gpkg --json no/r.json", ["no/r.json"], id="no place"
         ),
         pytest.param(
+            "evaluate truth.gpkg truth.gpkg --class-field kind",
+            ["predicted has no column 'class'"],
+            id="no classes",
+        ),
+        pytest.param(
+            "evaluate truth.gpkg truth.gpkg --class-field kind --class-map no.yaml",
+            ["cannot read", "no.yaml"],
+            id="no class map",
+        ),
+        pytest.param(
             "train config.yaml -o run", ["unknown key train.epoch", "epochs"], id="unknown key"
         ),
         pytest.param(
@@ -369,6 +379,23 @@ def test_convert_fails_with_one_line(folder):
     assert (result.exit_code, result.stdout) == (1, "")
     (line,) = result.stderr.splitlines()
     assert line.startswith("footprints: a.pth is of no architecture that can be converted")
+
+
+def test_evaluate_compares_classes_through_a_map(folder):
+    layer_at(0).assign(**{"class": ["house", "hall"]}).to_file("found.gpkg")
+    layer_at(0).assign(code=[1, 12]).to_file("truth.gpkg")
+    Path("map.yaml").write_text("{1: house, 12: house}")
+    options = ["--class-field", "code", "--class-map", "map.yaml", "--json", "r.json"]
+    result = run("evaluate", "found.gpkg", "truth.gpkg", *options)
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(Path("r.json").read_text())
+    assert (report["tp"], report["fp"], report["fn"]) == (1, 1, 1)
+    assert {name: each["tp"] for name, each in report["classes"].items()} == {"hall": 0, "house": 1}
+    assert [line.split()[0] for line in result.stdout.splitlines()[-3:]] == [
+        "class",
+        "hall",
+        "house",
+    ]
 
 
 def test_info_describes_a_scene(folder):

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from footprints.config import RunConfig, load_config
+from footprints.config import RunConfig, load_class_map, load_config
 from footprints.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
@@ -108,6 +108,70 @@ def test_unknown_keys_of_a_scene_are_named_with_the_known_ones(write):
 def test_values_out_of_range_name_their_key_and_value(write, override, message):
     with pytest.raises(ConfigError, match=message):
         load_config(write(MINIMAL), [override])
+
+
+SCENE = "data: {scenes: [{images: [a.tif], labels: a.gpkg, class_field: kind, class_map: %s}]}\n"
+KINDS = "model: {classes: [house, hall]}\n"
+
+
+def test_a_class_map_takes_text_codes_and_null_and_reads_as_itself(write):
+    text = "{villa: house, 12: hall, ruin: null, null: house, 'yes': house}"
+    config = load_config(write(KINDS + SCENE % text))
+    expected = {"villa": "house", "12": "hall", "ruin": None, "": "house", "yes": "house"}
+    assert config.data.scenes[0].class_map == expected
+    resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    assert load_config(write(resolved)) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param(
+            SCENE % "{villa: flat}",
+            r"yaml: data\.scenes\.0\.class_map maps 'villa' to 'flat', which is none of "
+            r"model\.classes: house, hall$",
+            id="to an unknown class",
+        ),
+        pytest.param(
+            SCENE % "{yes: house}",
+            r"data\.scenes\.0\.class_map: YAML reads yes.*, got True; put such keys in quotes$",
+            id="a word that YAML takes for a boolean",
+        ),
+        pytest.param(
+            SCENE % "{villa: 3}", r"class_map\.villa: .*valid string, got 3$", id="to a number"
+        ),
+        pytest.param(
+            SCENE.replace("class_field: kind, ", "") % "{villa: house}",
+            r"data\.scenes\.0: class_map maps the values of class_field; name that column$",
+            id="of no column",
+        ),
+        pytest.param(MINIMAL + "model: {classes: [a, a]}", "different ones, got", id="same names"),
+        pytest.param(MINIMAL + "model: {classes: ['']}", "have names", id="no name"),
+    ],
+)
+def test_classes_that_do_not_fit_together_are_explained(write, text, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(write(text if "model" in text else KINDS + text))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_map_is_read_from_a_file_of_its_own(write):
+    assert load_class_map(write("{villa: house, 12: null}")) == {"villa": "house", "12": None}
+    assert load_class_map({12: "hall"}) == {"12": "hall"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[villa]", r"run\.yaml: .*valid dictionary, got \['villa'\]"),
+        ("villa: 3", r"run\.yaml: villa: .*valid string, got 3"),
+        ("no: house", r"run\.yaml: YAML reads yes"),
+    ],
+    ids=["a list", "a number", "a boolean"],
+)
+def test_a_file_that_is_no_class_map_is_explained(write, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_class_map(write(text))
 
 
 def test_overrides_win_over_the_file_and_make_missing_sections(write):

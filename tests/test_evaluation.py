@@ -289,3 +289,134 @@ def test_the_report_is_a_small_table_and_a_dictionary() -> None:
         "F1            0.667",
         "matched IoU   0.800",
     ]
+
+
+# Classes.
+
+
+def named(layer: GeoDataFrame, names: list, column: str = "class") -> GeoDataFrame:
+    return layer.assign(**{column: names})
+
+
+def by_class(report: Report) -> dict[str, tuple[int, int, int]]:
+    return {name: counts(each) for name, each in report.classes.items()}
+
+
+def test_with_a_class_field_matches_have_the_right_class() -> None:
+    row = layer_of(square(0), square(20), square(40), square(60))
+    truth = named(row, ["house", "house", "hall", "shed"], "kind")
+    predicted = named(
+        layer_of(square(0), square(20), square(40), square(80)), ["house", "hall", "hall", "barn"]
+    )
+    report = evaluate(predicted, truth, class_field="kind")
+    assert counts(report) == (2, 2, 2)
+    assert by_class(report) == {
+        "barn": (0, 1, 0),
+        "hall": (1, 1, 0),
+        "house": (1, 0, 1),
+        "shed": (0, 0, 1),
+    }
+    assert report.classes["hall"].precision == 0.5
+    assert report.classes["house"].recall == 0.5
+    assert report.classes["house"].f1 == pytest.approx(2 / 3)
+    assert report.classes["shed"].matched_iou == 0
+    alone = evaluate(predicted, truth)
+    assert counts(alone) == (3, 1, 1)
+    assert alone.classes is None
+
+
+def test_a_sure_wrong_name_does_not_take_the_truth_from_a_right_one() -> None:
+    truth = named(layer_of(square(0)), ["house"], "kind")
+    predicted = layer_of(square(0), square(1), confidence=[0.9, 0.4])
+    report = evaluate(named(predicted, ["hall", "house"]), truth, class_field="kind")
+    assert by_class(report) == {"hall": (0, 1, 0), "house": (1, 0, 0)}
+    assert report.matched_iou == report.classes["house"].matched_iou == pytest.approx(9 / 11)
+
+
+def test_classes_count_in_the_area_of_interest_only() -> None:
+    truth = named(layer_of(square(0), square(100)), ["house", "hall"], "kind")
+    predicted = named(layer_of(square(0), square(100), square(120)), ["house", "hall", "hall"])
+    area = layer_of(box(X - 5, Y - 5, X + 50, Y + 15))
+    report = evaluate(predicted, truth, aoi=area, class_field="kind")
+    assert by_class(report) == {"hall": (0, 0, 0), "house": (1, 0, 0)}
+
+
+def test_a_class_map_leads_from_the_values_of_the_truth_to_the_classes(tmp_path: Path) -> None:
+    truth = named(layer_of(square(0), square(20), square(40)), [1.0, 12.0, 12.0], "code")
+    predicted = named(truth[["geometry"]], ["house", "hall", "house"])
+    (tmp_path / "map.yaml").write_text("{1: house, 12: hall}")
+    for class_map in ({1: "house", 12: "hall"}, tmp_path / "map.yaml"):
+        report = evaluate(predicted, truth, class_field="code", class_map=class_map)
+        assert by_class(report) == {"hall": (1, 0, 1), "house": (1, 1, 0)}
+    assert set(evaluate(predicted, truth, class_field="code").classes) == {
+        *("1", "12", "hall", "house")
+    }
+
+
+def test_truths_left_out_count_for_nothing_and_nor_does_what_stands_on_them() -> None:
+    truth = named(layer_of(square(0), square(20), square(40)), ["house", "ruin", None], "kind")
+    on_them = [square(20), square(40, side=5), square(47)]
+    predicted = named(layer_of(square(0), *on_them), ["house"] * 4)
+    with pytest.warns(LabelWarning, match="truth: column 'kind' is empty in 1 of 3 rows"):
+        report = evaluate(predicted, truth, class_field="kind", class_map={"ruin": None})
+    # The last one stands on unknown ground with less than half of itself: it is wrong.
+    assert by_class(report) == {"house": (1, 1, 0)}
+
+
+@pytest.mark.parametrize(
+    ("predicted", "truth", "expected"),
+    [
+        pytest.param(0, 1, {"house": (0, 0, 1)}, id="nothing predicted"),
+        pytest.param(1, 0, {"hall": (0, 1, 0)}, id="nothing there"),
+        pytest.param(0, 0, {}, id="nothing at all"),
+    ],
+)
+def test_empty_layers_need_no_class_column(predicted: int, truth: int, expected: dict) -> None:
+    found = named(layer_of(square(0)), ["hall"]) if predicted else layer_of()
+    true = named(layer_of(square(0)), ["house"], "kind") if truth else layer_of()
+    report = evaluate(found, true, class_field="kind")
+    assert by_class(report) == expected
+    assert (
+        json.loads(json.dumps(report.to_dict(), allow_nan=False))["classes"].keys()
+        == expected.keys()
+    )
+
+
+def test_classes_that_cannot_be_compared_are_refused() -> None:
+    plain = layer_of(square(0))
+    house = named(plain, ["house"])
+    with pytest.raises(LayerError, match=r"^predicted has no column 'class'; it has: none$"):
+        evaluate(plain, house, class_field="class")
+    with pytest.raises(LayerError, match=r"^truth has no column 'kind'; it has: class$"):
+        evaluate(house, house, class_field="kind")
+    with pytest.raises(LayerError, match="column 'class' of predicted is empty in 1 rows"):
+        evaluate(named(plain, [None]), house, class_field="class")
+    with pytest.raises(ConfigError, match="needs the class field"):
+        evaluate(house, house, class_map={"house": "hall"})
+
+
+def test_the_report_of_classes_is_a_table_and_part_of_the_dictionary() -> None:
+    row = layer_of(square(0), square(20))
+    report = evaluate(
+        named(row, ["hall", "hall"]),
+        named(row, ["hall", "two storeys"], "kind"),
+        class_field="kind",
+    )
+    assert str(report).splitlines()[4:] == [
+        "",
+        "class        precision  recall     F1    IoU     tp     fp     fn",
+        "hall             0.500   1.000  0.667  1.000      1      1      0",
+        "two storeys      0.000   0.000  0.000  0.000      0      0      1",
+    ]
+    values = report.to_dict()
+    assert list(values)[:-1] == list(Report(0, 0, 0, 0, 0, 0, 0).to_dict())
+    assert list(values["classes"]) == ["hall", "two storeys"]
+    assert values["classes"]["hall"] == {
+        "precision": 0.5,
+        "recall": 1.0,
+        "f1": pytest.approx(2 / 3),
+        "matched_iou": pytest.approx(1),
+        "tp": 1,
+        "fp": 1,
+        "fn": 0,
+    }

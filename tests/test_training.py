@@ -19,10 +19,18 @@ from labelled_scenes import make_scene
 from safetensors.torch import load_file
 from tiny_network import SECTIONS, tiny_config, tiny_network
 
-from footprints.chip import InputSpec, Scaling
+from footprints.chip import InputSpec, Instances, MaskGroup, Scaling
 from footprints.config import OptimizerConfig, RunConfig, load_config
 from footprints.errors import OutputError, TrainingError
-from footprints.loop import DetectionTask, choose_confidence, make_optimizer, read_metrics
+from footprints.loop import (
+    DetectionTask,
+    Judged,
+    choose_confidence,
+    judge,
+    make_optimizer,
+    ratios,
+    read_metrics,
+)
 from footprints.model.checkpoint import WeightsInfo, read_info, save_weights
 from footprints.model.detector import load_detector
 from footprints.pipeline import predict
@@ -306,8 +314,10 @@ def test_pixels_are_scaled_as_the_weights_to_start_from_were_trained(tmp_path):
 def test_the_confidence_is_where_f1_is_best():
     scores = np.float32([0.3, 0.9, 0.8, 0.1, 0.2])
     hits = np.array([True, True, True, False, False])
-    confidence, figures = choose_confidence(scores, hits, 4)
+    confidence, kept = choose_confidence(scores, hits, 4)
     assert confidence == pytest.approx(0.3)
+    assert kept.tolist() == [True, True, True, False, False]
+    figures = ratios("val", hits[kept], 4)
     assert figures["val_precision"] == 1
     assert figures["val_recall"] == 0.75
     assert figures["val_f1"] == pytest.approx(6 / 7)
@@ -316,9 +326,94 @@ def test_the_confidence_is_where_f1_is_best():
 @pytest.mark.parametrize("scores", [[], [0.9, 0.2]], ids=["nothing found", "only false alarms"])
 def test_without_hits_all_figures_are_zero(scores):
     misses = np.zeros(len(scores), dtype=bool)
-    confidence, figures = choose_confidence(np.float32(scores), misses, 3)
+    confidence, kept = choose_confidence(np.float32(scores), misses, 3)
     assert 0 < confidence < 1
-    assert set(figures.values()) == {0}
+    assert set(ratios("val", misses[kept], 3).values()) == {0}
+    assert set(ratios("val", misses[kept], 0).values()) == {0}
+
+
+def rectangles(*boxes: tuple[float, ...], labels: list[int], scores: list[float]) -> Instances:
+    """Detections whose masks fill their boxes."""
+    n = len(boxes)
+    frames = np.array(boxes, dtype=np.float32).reshape(-1, 4)
+    masks = np.full((n, 28, 28), 127, dtype=np.int8)
+    return Instances(
+        boxes=frames,
+        scores=np.array(scores, dtype=np.float32),
+        labels=np.array(labels, dtype=np.int64),
+        mask_boxes=frames,
+        masks=(MaskGroup(np.arange(n), masks),) if n else (),
+    )
+
+
+HOUSE, HALL = (10.0, 10.0, 30.0, 30.0), (40.0, 10.0, 80.0, 40.0)
+ALL_LABELLED = torch.ones(100, 100, dtype=torch.bool)
+
+
+def test_a_right_outline_under_a_wrong_class_is_no_hit():
+    truth = rectangles(HOUSE, HALL, labels=[0, 1], scores=[1, 1])
+    judged = judge(rectangles(HOUSE, HALL, labels=[1, 1], scores=[0.9, 0.8]), truth, ALL_LABELLED)
+    assert judged.hits.tolist() == [False, True]
+    assert judged.labels.tolist() == [1, 1]
+    assert judged.true_labels.tolist() == [0, 1]
+
+
+def test_a_building_found_under_two_classes_counts_once_under_the_surer():
+    truth = rectangles(HOUSE, HALL, labels=[0, 1], scores=[1, 1])
+    found = rectangles(HOUSE, HALL, HALL, HOUSE, labels=[0, 0, 1, 1], scores=[0.9, 0.3, 0.8, 0.4])
+    judged = judge(found, truth, ALL_LABELLED)
+    assert judged.hits.tolist() == [True, True]
+    assert judged.scores.tolist() == pytest.approx([0.9, 0.8])
+
+
+def test_what_is_found_on_ground_without_labels_counts_only_as_a_hit():
+    labelled = ALL_LABELLED.clone()
+    labelled[:, :60] = False
+    found = rectangles(HOUSE, HALL, (20, 60, 50, 90), labels=[0] * 3, scores=[0.9, 0.8, 0.7])
+    truth = rectangles(HOUSE, labels=[0], scores=[1])
+    judged = judge(found, truth, labelled)
+    # The hall stands half on labelled ground, the last one on none.
+    assert judged.hits.tolist() == [True, False]
+    assert judged.scores.tolist() == pytest.approx([0.9, 0.8])
+
+
+@pytest.mark.parametrize("classes", [("house", "hall", "shed"), ("building",)])
+def test_validation_has_one_confidence_and_figures_for_each_of_several_classes(
+    classes, monkeypatch
+):
+    task, logged = make_task(), {}
+    model = task.config.model.model_copy(update={"classes": classes})
+    task.config = task.config.model_copy(update={"model": model})
+    monkeypatch.setattr(task, "log_dict", lambda figures, **_: logged.update(figures))
+    last = len(classes) - 1
+    task._judged = [
+        Judged(np.float32([0.9, 0.1]), np.array([True, False]), np.array([0, 0]), np.array([0])),
+        Judged(
+            np.float32([0.8, 0.7]),
+            np.array([True, False]),
+            np.array([last, last]),
+            np.array([last, last]),
+        ),
+    ]
+    task.on_validation_epoch_end()
+    assert logged["val_confidence"] == task.confidence == pytest.approx(0.8)
+    assert logged["val_f1"] == pytest.approx(0.8)
+    apart = {name: value for name, value in logged.items() if name.count("_") > 1}
+    if len(classes) == 1:
+        assert apart == {}
+    else:
+        assert apart == {
+            **{f"val_house_{ratio}": 1.0 for ratio in ("precision", "recall", "f1")},
+            "val_shed_precision": 1.0,
+            "val_shed_recall": 0.5,
+            "val_shed_f1": pytest.approx(2 / 3),
+            **{f"val_hall_{ratio}": 0.0 for ratio in ("precision", "recall", "f1")},
+        }
+
+
+def test_nothing_found_where_nothing_stands_is_judged_too():
+    nothing = rectangles(labels=[], scores=[])
+    assert [len(part) for part in judge(nothing, nothing, ALL_LABELLED)] == [0] * 4
 
 
 def test_figures_of_a_run_that_has_none_yet_are_none(tmp_path):

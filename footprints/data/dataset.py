@@ -25,7 +25,7 @@ from torch.utils.data import Dataset, Sampler
 
 from footprints.chip import ChipGrid, Window
 from footprints.data.augment import LEVEL, Augmentation, Range, Tilt, jitter_colours
-from footprints.data.labels import LabelledImage, apply_affine, window_box
+from footprints.data.labels import LEFT_OUT, LabelledImage, apply_affine, window_box
 from footprints.data.split import Block, TrainingImage
 from footprints.data.targets import Cut, Sample, make_sample
 from footprints.errors import TrainingError
@@ -366,9 +366,10 @@ def _put_anywhere(window: Window, image: LabelledImage, rng: np.random.Generator
 
 def _put_on_building(window: Window, image: LabelledImage, rng: np.random.Generator) -> Window:
     """Move a window to a place that shows a random building of an image, if it has any."""
-    if len(image.polygons) == 0:
+    buildings = np.flatnonzero(image.labels != LEFT_OUT)
+    if len(buildings) == 0:
         return _put_anywhere(window, image, rng)
-    x_min, y_min, x_max, y_max = image.polygons[rng.integers(len(image.polygons))].bounds
+    x_min, y_min, x_max, y_max = image.polygons[buildings[rng.integers(len(buildings))]].bounds
     x = (x_min + x_max) / 2 - rng.uniform() * window.width
     y = (y_min + y_max) / 2 - rng.uniform() * window.height
     room_x, room_y = image.width - window.width, image.height - window.height

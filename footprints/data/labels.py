@@ -7,10 +7,10 @@ there to a chip it takes one affine, and CRS, rotated rasters and degrees are de
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from footprints.chip import Window
 from footprints.errors import LabelWarning, LayerError, RasterError
 from footprints.raster.source import open_scene
+from footprints.vector.classes import count_values, read_classes, require_column
 from footprints.vector.read import read_layer
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from pyproj import CRS
 
+LEFT_OUT = -1
+"""Label of a polygon whose class is not to be learnt: neither a target nor background."""
 RASTER_ENDINGS = frozenset({".tif", ".tiff", ".vrt", ".jp2", ".img"})
 
 
@@ -43,7 +46,9 @@ class TrainingScene:
     """Column of ``labels`` that names the image file of each polygon; None: every polygon counts
     on every image under it."""
     class_column: str | None = None
-    """Column of ``labels`` with the class name; None: all are of the first class."""
+    """Column of ``labels`` with the class; None: all are of the first class."""
+    class_map: Mapping[str, str | None] = field(default_factory=dict)
+    """Values of that column to class names; what is mapped to None, or empty, is `LEFT_OUT`."""
     bands: tuple[int, ...] | None = None
     """1-based bands to read, in order; None: as the raster has them."""
     nodata: float | None = None
@@ -71,7 +76,7 @@ class LabelledImage:
     polygons: NDArray[np.object_]
     """(n,) valid Polygons in raster pixels; they may reach beyond the image."""
     labels: NDArray[np.int64]
-    """(n,) 0-based class of each polygon."""
+    """(n,) 0-based class of each polygon, or `LEFT_OUT`."""
     tree: shapely.STRtree
     """Over ``polygons``."""
     aoi: shapely.Geometry | None
@@ -93,8 +98,9 @@ class LabelledImage:
         return gsd_m / self.gsd_m[0], gsd_m / self.gsd_m[1]
 
     def has_buildings(self, area: shapely.Polygon) -> bool:
-        """Whether any label meets an area in raster pixels."""
-        return len(self.tree.query(area, predicate="intersects")) > 0
+        """Whether any label that is not left out meets an area in raster pixels."""
+        met = self.labels[self.tree.query(area, predicate="intersects")]
+        return bool((met != LEFT_OUT).any())
 
 
 def window_box(window: Window) -> shapely.Polygon:
@@ -151,8 +157,11 @@ def read_training_scene(
 
     Raises:
         LayerError: The labels are unreadable, have no polygon or no CRS, lack a column, name an
-            unknown class, or lie on none of the images.
+            unknown class, are all left out, or lie on none of the images.
         RasterError: An image is missing, unreadable or without georeference.
+
+    Warns:
+        LabelWarning: Labels were repaired or reprojected, have no class, or lie on no image.
     """
     frame = read_layer(scene.labels, allow_empty=False)
     label_of_row = _class_indices(frame, scene, classes)
@@ -239,21 +248,26 @@ def _class_indices(
     frame: GeoDataFrame, scene: TrainingScene, classes: Sequence[str]
 ) -> NDArray[np.int64]:
     """(n,) class index of each row of the layer."""
-    for column in (scene.image_column, scene.class_column):
-        if column is not None and column not in frame.columns:
-            known = ", ".join(str(name) for name in frame.columns.drop("geometry"))
-            raise LayerError(f"{scene.labels} has no column {column!r}; it has: {known}")
-    if scene.class_column is None:
+    name, column = str(scene.labels), scene.class_column
+    if scene.image_column is not None:
+        require_column(frame, scene.image_column, name=name)
+    if column is None:
         return np.zeros(len(frame), dtype=np.int64)
-    names: NDArray[Any] = frame[scene.class_column].to_numpy()
-    index = {name: i for i, name in enumerate(classes)}
-    unknown = sorted({str(name) for name in names if name not in index})
+    found = read_classes(frame, column, scene.class_map, name=name)
+    index: dict[str | None, int] = {class_: i for i, class_ in enumerate(classes)}
+    unknown = [class_ for class_ in found if class_ is not None and class_ not in index]
     if unknown:
         raise LayerError(
-            f"{scene.labels} has unknown classes {', '.join(unknown)} in column "
-            f"{scene.class_column!r}; known are: {', '.join(classes)}"
+            f"{name} has unknown classes {count_values(unknown)} in column {column!r}; known are: "
+            f"{', '.join(classes)}; map others in class_map, to null what is not to be learnt"
         )
-    return np.array([index[name] for name in names], dtype=np.int64)
+    labels = np.array([index.get(class_, LEFT_OUT) for class_ in found], dtype=np.int64)
+    if (labels == LEFT_OUT).all():
+        raise LayerError(
+            f"none of the {len(labels)} polygons of {name} has a class in column {column!r}; check "
+            f"the column and class_map"
+        )
+    return labels
 
 
 def _check_overlap(

@@ -20,7 +20,13 @@ import numpy as np
 import shapely
 
 from footprints.chip import Window
-from footprints.data.labels import LabelledImage, apply_affine, to_crs_units, window_box
+from footprints.data.labels import (
+    LEFT_OUT,
+    LabelledImage,
+    apply_affine,
+    to_crs_units,
+    window_box,
+)
 from footprints.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -238,7 +244,10 @@ def _free_part(image: LabelledImage, kept: _Ground, buffer: float) -> TrainingIm
 
 
 def _count_buildings(group: Sequence[Block]) -> int:
-    return sum(len(block.image.tree.query(window_box(block.window))) for block in group)
+    return sum(
+        int((image.labels[image.tree.query(window_box(window))] != LEFT_OUT).sum())
+        for image, window in group
+    )
 
 
 class _Ground:

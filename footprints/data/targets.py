@@ -20,7 +20,7 @@ from rasterio.features import geometry_mask
 
 from footprints.chip import Window
 from footprints.data.augment import LEVEL, UPRIGHT, Orientation, Tilt
-from footprints.data.labels import LabelledImage, apply_affine, window_box
+from footprints.data.labels import LEFT_OUT, LabelledImage, apply_affine, window_box
 from footprints.vector.coverage import rasterize_coverage
 
 MASK_SIDE = 112
@@ -125,8 +125,8 @@ def make_sample(cuts: Sequence[Cut], read: Read, height: int, width: int) -> Sam
         width: Chip width in pixels.
 
     Returns:
-        The chip. Buildings of which too little is visible are no targets, and the ground they
-        stand on is not labelled.
+        The chip. Buildings that are left out, or of which too little is visible, are no targets,
+        and the ground they stand on is not labelled.
     """
     bands = cuts[0].image.count
     pixels = np.zeros((bands, height, width), dtype=np.float32)
@@ -145,7 +145,7 @@ def make_sample(cuts: Sequence[Cut], read: Read, height: int, width: int) -> Sam
     boxes = shapely.bounds(parts).reshape(-1, 4)
     narrow = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) < MIN_SIDE_PX
     hidden = _share_inside(labelled, boxes) < MIN_LABELLED_SHARE
-    kept = (shares >= MIN_VISIBLE_SHARE) & ~narrow & ~hidden
+    kept = (shares >= MIN_VISIBLE_SHARE) & ~narrow & ~hidden & (labels != LEFT_OUT)
     for x_min, y_min, x_max, y_max in boxes[~kept]:
         rows, columns = _pixels_touched(y_min, y_max), _pixels_touched(x_min, x_max)
         labelled[rows, columns] = False

@@ -20,14 +20,20 @@ PRECISION_PX = 2.0**-10
 """Pieces are cut and united on a lattice this fine, so that they meet without hairline gaps."""
 
 
-def join(outlines: Outlines, sides: Sides, windows: NDArray[np.float64]) -> tuple[Footprints, Mask]:
+def join(
+    outlines: Outlines,
+    votes: NDArray[np.float64],
+    sides: Sides,
+    windows: NDArray[np.float64],
+) -> tuple[Footprints, Mask]:
     """Make one footprint of every set of pieces that belong together, and of everything else.
 
-    Geometry alone decides: pieces whose classes differ join as well, and the class with the most
-    evidence (confidence times area) wins.
+    Geometry alone decides: pieces whose classes differ join as well. The class with the most
+    evidence (votes times area) wins; of equals, the first.
 
     Args:
         outlines: n outlines, whole and cut, duplicates removed.
+        votes: (n, classes) how sure the chips are of each class.
         sides: How they lie in their chips.
         windows: (chips, 4) windows of the chips as boxes.
 
@@ -41,7 +47,8 @@ def join(outlines: Outlines, sides: Sides, windows: NDArray[np.float64]) -> tupl
     group[pieces] = pieces[_group(outlines.chips[pieces], found)]
     polygons = _own_ground(outlines.polygons, group, windows[outlines.chips])
     unanswered = _unanswered(outlines, sides, group, windows)
-    return _unite(outlines, polygons, group, unanswered, sides.at_border | outlines.at_nodata)
+    at_border = sides.at_border | outlines.at_nodata
+    return _unite(polygons, outlines.scores, votes, group, unanswered, at_border)
 
 
 def _group(chips: Indices, matches: Matches) -> Indices:
@@ -152,7 +159,12 @@ def _unanswered(
 
 
 def _unite(
-    outlines: Outlines, polygons: Polygons, group: Indices, unanswered: Mask, at_border: Mask
+    polygons: Polygons,
+    scores: NDArray[np.float32],
+    votes: NDArray[np.float64],
+    group: Indices,
+    unanswered: Mask,
+    at_border: Mask,
 ) -> tuple[Footprints, Mask]:
     """Unite the pieces of each group."""
     groups, member, sizes = np.unique(group, return_inverse=True, return_counts=True)
@@ -163,11 +175,13 @@ def _unite(
         pieces = polygons[order[starts[number] : starts[number] + sizes[number]]]
         united[number] = _close_gaps(shapely.union_all(pieces, grid_size=PRECISION_PX))
     area = np.maximum(shapely.area(polygons), PRECISION_PX)
-    scores = np.bincount(member, area * outlines.scores) / np.bincount(member, area)
-    heaviest = np.lexsort((outlines.labels, -area * outlines.scores, member))[starts]
+    confidence = np.bincount(member, area * scores) / np.bincount(member, area)
+    evidence = np.zeros((len(groups), votes.shape[1]))
+    np.add.at(evidence, member, area[:, None] * votes)
+    labels = evidence.argmax(axis=1)
     open_ = np.bincount(member, unanswered) > 0
     cut = open_ | (np.bincount(member, at_border) > 0)
-    return Footprints(united, scores.astype(np.float32), outlines.labels[heaviest], cut), open_
+    return Footprints(united, confidence.astype(np.float32), labels, cut), open_
 
 
 def _close_gaps(polygon: shapely.Geometry) -> shapely.Geometry:

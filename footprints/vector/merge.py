@@ -2,7 +2,13 @@
 
 Everything is decided between outlines whose boxes meet, never from the scene as a whole, in grid
 pixels, before any CRS. An outline is *cut* where it comes close to an edge of its chip behind which
-another chip read data; otherwise it is *whole*. Classes play no part: ground has one building.
+another chip read data; otherwise it is *whole*.
+
+Ground has one building, whatever its class: shape alone decides which outlines stay and which join.
+So a roof whose halves were taken for different kinds is whole, and one that a network lets out once
+for each kind comes once. The classes are votes on its name: in a chip the surest outline speaks for
+each class, chips that show the building whole add up, and pieces count by their area.
+
 Where overlaps are wanted, as in photographs, each class is merged as if there were no other, and
 nothing is made disjoint.
 
@@ -33,8 +39,10 @@ from footprints.vector.overlaps import (
     Overlaps,
     best_of_rivals,
     find_blobs,
+    find_doubles,
     find_overlaps,
     ranks,
+    surest,
 )
 from footprints.vector.parts import largest_parts
 from footprints.vector.seams import EDGE_PX, Sides, extents, find_sides, windows_of
@@ -93,13 +101,16 @@ def _merge_chips(
     outlines = _without_stray_parts(outlines, find_sides(outlines, grid, read))
     overlaps = find_overlaps(outlines.polygons)
 
-    keep = _single_in_chip(outlines, overlaps, outlines.scores >= confidence)
+    keep, doubles = _single_in_chip(outlines, overlaps, outlines.scores >= confidence)
+    votes = _votes_in_chip(outlines, doubles)
     overlaps = overlaps.among(keep)
     iou = _iou_where_both_saw(outlines, overlaps, windows)
     sides = _reveal_cuts(outlines, find_sides(outlines, grid, read), overlaps, iou, windows)
-    keep &= _deepest_of_whole(outlines, sides, overlaps.where(iou >= SAME_IOU))
+    same = overlaps.where(iou >= SAME_IOU).among(~np.any(sides.cut, axis=1))
+    votes = _votes_of_chips(votes, same)
+    keep &= _deepest(outlines, sides, same)
     keep &= ~_inside_whole(outlines, sides, overlaps.among(keep))
-    footprints, unmatched = join(outlines.take(keep), sides.take(keep), windows)
+    footprints, unmatched = join(outlines.take(keep), votes[keep], sides.take(keep), windows)
     sure = footprints.scores >= confidence
     return footprints.take(sure), unmatched[sure]
 
@@ -128,18 +139,40 @@ def _without_stray_parts(outlines: Outlines, sides: Sides) -> Outlines:
     return replace(outlines, polygons=polygons)
 
 
-def _single_in_chip(outlines: Outlines, overlaps: Overlaps, sure: Mask) -> Mask:
+def _single_in_chip(outlines: Outlines, overlaps: Overlaps, sure: Mask) -> tuple[Mask, Overlaps]:
     """(n,) False for blobs, and for all but the surest outline of one building in one chip.
 
     Only sure outlines make a sure one a blob: there are always unsure ones inside a large roof.
+
+    Returns:
+        The mask, and the pairs that show the same building in the same chip.
     """
     overlaps = overlaps.where(outlines.chips[overlaps.first] == outlines.chips[overlaps.second])
     single = ~find_blobs(outlines.polygons, overlaps.among(sure))
-    overlaps = overlaps.among(single)
-    areas = shapely.area(outlines.polygons)
-    union = areas[overlaps.first] + areas[overlaps.second] - overlaps.area
-    same = overlaps.where(overlaps.area >= SAME_IOU * union)
-    return single & best_of_rivals(ranks(-outlines.scores, -areas), same.first, same.second)
+    doubles = find_doubles(outlines.polygons, overlaps.among(single))
+    return single & surest(outlines.polygons, outlines.scores, doubles), doubles
+
+
+def _votes_in_chip(outlines: Outlines, doubles: Overlaps) -> NDArray[np.float64]:
+    """(n, classes) how sure a chip is that the building of each outline is of each class.
+
+    That is the best confidence of any of its doubles of the class, not their sum: a network lets
+    out a box for each class, but how many of a class get through is chance.
+    """
+    votes = np.zeros((len(outlines), int(outlines.labels.max(initial=0)) + 1))
+    votes[np.arange(len(outlines)), outlines.labels] = outlines.scores
+    pairs = doubles.both_ways()
+    voter = pairs.second
+    np.maximum.at(votes, (pairs.first, outlines.labels[voter]), outlines.scores[voter])
+    return votes
+
+
+def _votes_of_chips(votes: NDArray[np.float64], same: Overlaps) -> NDArray[np.float64]:
+    """(n, classes) votes of an outline's chip and of all others that show the building whole."""
+    pairs = same.both_ways()
+    total = votes.copy()
+    np.add.at(total, pairs.first, votes[pairs.second])
+    return total
 
 
 def _iou_where_both_saw(
@@ -182,9 +215,8 @@ def _reveal_cuts(
     return replace(sides, near=near)
 
 
-def _deepest_of_whole(outlines: Outlines, sides: Sides, same: Overlaps) -> Mask:
-    """(n,) False for whole outlines of a building that another chip shows farther inside."""
-    same = same.among(~np.any(sides.cut, axis=1))
+def _deepest(outlines: Outlines, sides: Sides, same: Overlaps) -> Mask:
+    """(n,) False for outlines of a building that another chip shows whole, farther inside."""
     rank = ranks(-sides.depth, -outlines.scores)
     return best_of_rivals(rank, same.first, same.second)
 

@@ -101,6 +101,19 @@ def find_blobs(polygons: Polygons, overlaps: Overlaps) -> Mask:
     return blobs
 
 
+def find_doubles(polygons: Polygons, overlaps: Overlaps) -> Overlaps:
+    """The pairs of (n,) outlines that show the same building."""
+    areas = shapely.area(polygons)
+    union = areas[overlaps.first] + areas[overlaps.second] - overlaps.area
+    return overlaps.where(overlaps.area >= SAME_IOU * union)
+
+
+def surest(polygons: Polygons, scores: NDArray[np.float32], doubles: Overlaps) -> Mask:
+    """(n,) False for all but the surest outline of one building; of equals, the largest stays."""
+    rank = ranks(-scores, -shapely.area(polygons))
+    return best_of_rivals(rank, doubles.first, doubles.second)
+
+
 def best_of_rivals(rank: NDArray[np.int64], first: Indices, second: Indices) -> Mask:
     """Greedy choice, as in NMS: the best stays and its rivals go, then the best of the rest.
 

@@ -10,7 +10,13 @@ from affine import Affine
 from labelled_scenes import NORTH_UP, UTM, make_scene, paint, write_image, write_layer
 
 from footprints.chip import Window
-from footprints.data.labels import TrainingScene, list_images, read_training_scene, to_crs_units
+from footprints.data.labels import (
+    LEFT_OUT,
+    TrainingScene,
+    list_images,
+    read_training_scene,
+    to_crs_units,
+)
 from footprints.errors import LabelWarning, LayerError, RasterError
 
 HOUSE = shapely.box(20, 30, 60, 50)
@@ -94,8 +100,97 @@ def test_classes_come_from_their_column(tmp_path: Path) -> None:
     scene = TrainingScene(image, layer, class_column="kind")
     (read,) = read_training_scene(scene, classes=("shed", "house"))
     np.testing.assert_array_equal(read.labels, [1, 0])
-    with pytest.raises(LayerError, match="unknown classes shed in column 'kind'; known are: house"):
+    with pytest.raises(
+        LayerError,
+        match=r"unknown classes shed \(1\) in column 'kind'; known are: house; map others",
+    ) as caught:
         read_training_scene(scene, classes=("house",))
+    assert "\n" not in str(caught.value)
+
+
+KINDS = ("residential", "industrial")
+
+
+def read_kinds(folder: Path, kinds: list[object], class_map: dict[str, str | None]) -> list[int]:
+    """Labels of houses whose column ``kind`` has these values."""
+    houses = [shapely.box(x, 20, x + 10, 30) for x in range(10, 10 + 12 * len(kinds), 12)]
+    image = make_scene(folder, houses).images
+    layer = write_layer(folder / "kinds.gpkg", houses, kind=kinds)
+    scene = TrainingScene(image, layer, class_column="kind", class_map=class_map)
+    (read,) = read_training_scene(scene, classes=KINDS)
+    assert len(read.polygons) == len(kinds)
+    return read.labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "class_map", "labels"),
+    [
+        pytest.param(
+            ["house", "works", "industrial"],
+            {"house": "residential", "works": "industrial"},
+            [0, 1, 1],
+            id="text, with a name that needs no mapping",
+        ),
+        pytest.param([12, 7, 12], {"12": "industrial", "7": "residential"}, [1, 0, 1], id="codes"),
+        pytest.param(
+            ["12", " 7 ", "12"], {"12": "industrial", "7": "residential"}, [1, 0, 1], id="as text"
+        ),
+        pytest.param(
+            [12, None, 7],
+            {"12": "industrial", "7": "residential", "": "residential"},
+            [1, 0, 0],
+            id="codes with a gap that is mapped",
+        ),
+        pytest.param(
+            ["house", "ruin", "house"],
+            {"house": "residential", "ruin": None},
+            [0, LEFT_OUT, 0],
+            id="one left out",
+        ),
+        pytest.param(
+            ["house", None, ""],
+            {"house": "residential", "": None},
+            [0, LEFT_OUT, LEFT_OUT],
+            id="empty ones left out on purpose",
+        ),
+        pytest.param(
+            ["industrial", "residential"],
+            {"industrial": "residential", "residential": "industrial"},
+            [0, 1],
+            id="the map goes before the names",
+        ),
+    ],
+)
+def test_a_class_map_leads_from_values_to_classes(tmp_path: Path, kinds, class_map, labels) -> None:
+    assert read_kinds(tmp_path, kinds, class_map) == labels
+
+
+def test_labels_without_a_class_are_left_out_and_counted(tmp_path: Path) -> None:
+    with pytest.warns(LabelWarning, match=r"column 'kind' is empty in 2 of 3 rows.*left out; map"):
+        labels = read_kinds(tmp_path, ["industrial", None, " "], {})
+    assert labels == [1, LEFT_OUT, LEFT_OUT]
+
+
+def test_of_many_unknown_classes_the_most_frequent_are_named(tmp_path: Path) -> None:
+    kinds = ["shed", *(f"kind {i}" for i in range(20)), "shed"]
+    with pytest.raises(
+        LayerError, match=r"unknown classes shed \(2\), kind 0 \(1\), .* and 11 more"
+    ):
+        read_kinds(tmp_path, kinds, {})
+
+
+def test_labels_that_are_all_left_out_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        LayerError, match=r"none of the 2 polygons of .* has a class in column 'kind"
+    ):
+        read_kinds(tmp_path, ["ruin", "ruin"], {"ruin": None})
+
+
+def test_a_missing_class_column_names_those_that_are_there(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path, [HOUSE])
+    layer = write_layer(tmp_path / "kinds.gpkg", [HOUSE], kind=["house"])
+    with pytest.raises(LayerError, match="no column 'type'; it has: kind"):
+        read_training_scene(TrainingScene(scene.images, layer, class_column="type"))
 
 
 def test_areas_of_interest_arrive_in_raster_pixels(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Masks lie on what the chip shows; what is too little to learn from is not background either."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
@@ -178,6 +180,27 @@ def test_a_building_of_two_pixels_is_not_labelled_ground(tmp_path: Path) -> None
     assert len(sample.boxes) == 1
     assert not sample.labelled[50:70, 50:52].any()
     assert sample.labelled.sum() == 200 * 300 - 40
+
+
+def test_a_building_that_is_left_out_is_neither_target_nor_background(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path, [BARN, COURT])
+    layer = gpd.read_file(scene.labels).assign(kind=["barn", "court"])
+    layer.to_file(tmp_path / "kinds.gpkg")
+    kinds = replace(
+        scene,
+        labels=tmp_path / "kinds.gpkg",
+        class_column="kind",
+        class_map={"barn": None, "court": "house"},
+    )
+    (image,) = read_training_scene(kinds, classes=("shed", "house"))
+    assert not image.has_buildings(BARN)
+    assert image.has_buildings(COURT)
+    sample = make_sample([Cut(image, Window(0, 0, 192, 128), 128, 192)], READ, 128, 192)
+    np.testing.assert_array_equal(sample.labels, [1])
+    np.testing.assert_allclose(sample.boxes, [COURT.bounds], atol=1e-3)
+    expected = np.ones((128, 192), dtype=bool)
+    expected[40:95, 20:90] = False
+    np.testing.assert_array_equal(sample.labelled, expected)
 
 
 def test_ground_beyond_the_raster_has_neither_data_nor_labels(image: LabelledImage) -> None:

@@ -14,10 +14,12 @@ from known_buildings import (
     detect_scene,
     doubled,
     exact_outlines,
+    misnamed_at_edges,
     missing,
     noisy,
     outlines_of,
     short,
+    under_every_name,
     with_blob,
 )
 from shapely import Polygon, box
@@ -202,6 +204,104 @@ def test_pieces_of_different_classes_join_and_the_stronger_evidence_names_them()
     found = merge_all(outlines_of(pieces, chips=[0, 1], labels=[1, 2], scores=[0.6, 0.9]), PAIR)
     assert found.labels.tolist() == [2]
     assert 0.6 < found.scores[0] < 0.9
+
+
+# Classes: shape decides what is a building, votes decide what it is called.
+
+KINDS = ("house", "hall", "shed")
+NAMES = np.arange(len(TOWN)) % len(KINDS)
+
+
+def names_of(found: Footprints, town: list[Polygon]) -> list[int]:
+    """Label of the footprint that covers most of each true building."""
+    covers = shapely.area(shapely.intersection(np.array(town)[:, None], found.polygons))
+    return found.labels[covers.argmax(axis=1)].tolist()
+
+
+@given(grid=grids, offset=offsets)
+@settings(max_examples=6)
+def test_a_building_found_under_every_name_comes_once_under_the_surest(grid, offset):
+    town = moved(TOWN, offset)
+    detector = KnownBuildings(
+        town, classes=KINDS, labels=NAMES, flaws=[under_every_name(len(KINDS))]
+    )
+    found = merge_all(detect_scene(detector, grid), grid)
+    assert len(found) == len(town)
+    assert best_ious(found.polygons, town).min() > 0.9
+    assert names_of(found, town) == NAMES.tolist()
+    assert common_ground(found) < 1e-6
+
+
+@pytest.mark.parametrize(("size", "overlap"), [(64, 24), (128, 32), (256, 64)])
+def test_pieces_misnamed_at_edges_neither_double_nor_split_a_building(size, overlap):
+    grid = ChipGrid(HEIGHT, WIDTH, size, overlap)
+    detector = KnownBuildings(
+        TOWN, classes=KINDS, labels=NAMES, flaws=[misnamed_at_edges(len(KINDS))]
+    )
+    found = merge_all(detect_scene(detector, grid), grid)
+    assert len(found) == len(TOWN)
+    assert best_ious(found.polygons, TOWN).min() > 0.98
+    bounds, windows = shapely.bounds(TOWN), [box(x, y, x + w, y + h) for x, y, w, h in grid]
+    whole = [any(w.contains(box(*b).buffer(5)) for w in windows) for b in bounds]
+    right = np.array(names_of(found, TOWN)) == NAMES
+    assert right[whole].all(), "a chip that shows a building whole names it"
+
+
+def test_of_two_names_in_one_chip_the_surer_one_stays():
+    both = [box(20, 40, 40, 60), box(21, 40, 41, 60)]
+    found = merge_all(outlines_of(both, labels=[0, 1], scores=[0.5, 0.6]), PAIR)
+    assert found.labels.tolist() == [1]
+    assert found.polygons.tolist() == [shapely.normalize(both[1])]
+
+
+def test_chips_that_show_a_building_whole_vote_on_its_name():
+    # The right chip shows it farthest from its edges and takes it for class 2, hardly more surely
+    # than for class 1, of which the left chip has no doubt.
+    roof = box(75, 40, 93, 60)
+    three = outlines_of([roof] * 3, chips=[0, 1, 1], labels=[1, 2, 1], scores=[0.9, 0.5, 0.45])
+    found = merge_all(three, PAIR)
+    assert found.polygons.tolist() == [shapely.normalize(roof)]
+    assert found.labels.tolist() == [1]
+    assert found.scores.tolist() == [np.float32(0.5)], "the outline that stays gives the confidence"
+
+
+def test_many_unsure_doubles_in_one_chip_have_one_vote():
+    roofs = [box(20 + i, 40, 60 + i, 60) for i in range(4)]
+    found = merge_all(outlines_of(roofs, labels=[0, 1, 1, 1], scores=[0.6, 0.5, 0.5, 0.5]), PAIR)
+    assert found.labels.tolist() == [0]
+
+
+def test_a_stump_has_no_vote_where_another_chip_shows_the_building_whole():
+    whole, stump = box(64.5, 40, 120, 60), box(64, 40, 100, 60)
+    outlines = outlines_of([whole, stump], chips=[1, 0], labels=[1, 0], scores=[0.4, 0.99])
+    assert merge_all(outlines, PAIR).labels.tolist() == [1]
+
+
+def test_pieces_join_under_the_name_with_most_evidence_over_all_their_doubles():
+    # Class 1 is second in both chips, with 0.4 each; classes 0 and 2 are first, in one chip each.
+    left, right = box(20, 40, 100, 60), box(60, 40, 140, 60)
+    outlines = outlines_of(
+        [left, left, right, right],
+        chips=[0, 0, 1, 1],
+        labels=[0, 1, 2, 1],
+        scores=[0.5, 0.4, 0.5, 0.4],
+    )
+    found = merge_all(outlines, PAIR)
+    assert found.polygons[0].equals(box(20, 40, 140, 60))
+    assert found.labels.tolist() == [1]
+
+
+def test_neighbours_of_different_classes_stay_apart():
+    row = [box(66, 40, 80, 60), box(80, 40, 94, 60)]
+    found = merge_all(outlines_of([*row, *row], chips=[0, 0, 1, 1], labels=[0, 1, 0, 1]), PAIR)
+    assert names_of(found, row) == [0, 1]
+
+
+def test_overlaps_between_classes_are_settled_like_all_others():
+    house, shed = box(20, 40, 50, 60), box(46, 40, 70, 60)
+    found = merge_all(outlines_of([house, shed], labels=[0, 1], scores=[0.9, 0.6]), PAIR)
+    assert [p.bounds[0::2] for p in found.polygons] == [(20, 50), (50, 70)]
+    assert found.labels.tolist() == [0, 1]
 
 
 def test_a_chain_of_matches_does_not_join_what_one_chip_shows_apart():

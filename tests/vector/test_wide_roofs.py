@@ -78,6 +78,13 @@ def test_a_roof_without_any_fragment_is_added():
     assert found.polygons.tolist() == [shapely.normalize(ROOF)]
 
 
+def test_a_wide_roof_has_the_class_it_has_as_a_whole():
+    fine = as_footprints(box(50, 50, 350, 80), cut=True)
+    coarse = replace(as_footprints(ROOF), labels=np.array([1]))
+    found = settle_wide_roofs(fine, coarse, GRID, coarse_px=4)
+    assert found.labels.tolist() == [1]
+
+
 def test_a_coarse_blob_over_complete_houses_is_not_used():
     houses = [
         box(60 + 40 * i, 60 + 40 * j, 90 + 40 * i, 90 + 40 * j) for i in range(7) for j in range(7)
