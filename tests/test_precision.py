@@ -23,7 +23,7 @@ def of_pycocotools(images: list[ScoredImage]) -> np.ndarray:
     """Average precision at each threshold, from the very same IoU matrices."""
 
     class GivenIoU(COCOeval):
-        def computeIoU(self, image_id, category):  # noqa: ARG002, N802
+        def computeIoU(self, image_id, category):  # noqa: ARG002
             scores, ious = images[image_id - 1]
             order = np.argsort(-scores, kind="mergesort")
             return ious[order] if ious.size else []
