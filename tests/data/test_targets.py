@@ -252,6 +252,7 @@ def test_the_types_are_what_a_network_takes(image: LabelledImage) -> None:
         "labels": "int64",
         "masks": "uint8",
         "mask_boxes": "float32",
+        "keypoints": "float32",
     }
 
 
