@@ -131,6 +131,8 @@ class Instances:
     """(n, 4) in chip pixels, the frame of each mask grid: the box, usually a little expanded."""
     masks: tuple[MaskGroup, ...]
     """Mask grids grouped by side; every instance is in exactly one group."""
+    keypoints: NDArray[np.float32] | None = None
+    """(n, J, 3) x and y in chip pixels, and confidence, 0 to 1; None for detectors without."""
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -150,6 +152,7 @@ class Instances:
             self.labels[which],
             self.mask_boxes[which],
             tuple(masks),
+            None if self.keypoints is None else self.keypoints[which],
         )
 
 

@@ -53,6 +53,10 @@ ClassMap = Annotated[dict[str, str | None], BeforeValidator(_with_text_keys)]
 YAML. What is mapped to None belongs to no class: what stands there is unknown."""
 
 
+CORNERS = ("upper_left", "upper_right", "lower_right", "lower_left")
+"""Keypoints of a building: the vertices nearest to the corners of its box, in raster pixels."""
+
+
 class Settings(BaseModel):
     """Base of all stages: immutable, and strict about keys."""
 
@@ -236,6 +240,17 @@ class PointRendConfig(MaskSettings):
         return max(self.subdivision_points, round(self.points_per_side * side))
 
 
+class KeypointConfig(Settings):
+    """Keypoints of every instance, each one spot of a grid over its box."""
+
+    names: Annotated[tuple[str, ...], Field(min_length=1)] = CORNERS
+    """What they are called. Training knows the corners of buildings."""
+    roi: RoIConfig = RoIConfig(side=14)
+    convs: Annotated[int, Field(ge=0)] = 8
+    width: Count = 512
+    """Channels of the convolutions."""
+
+
 class DetectionConfig(Settings):
     """What leaves the network."""
 
@@ -260,6 +275,8 @@ class ModelConfig(Settings):
         | None
     ) = PointRendConfig()
     """None: boxes only (Faster R-CNN), which come out as rectangles."""
+    keypoint_head: KeypointConfig | None = None
+    """None: no keypoints."""
     detection: DetectionConfig = DetectionConfig()
 
     @model_validator(mode="before")

@@ -325,7 +325,13 @@ def _targets(batch: Batch) -> list[Target]:
     return [
         Target(*parts)
         for parts in zip(
-            batch.boxes, batch.labels, batch.masks, batch.mask_boxes, batch.labelled, strict=True
+            batch.boxes,
+            batch.labels,
+            batch.masks,
+            batch.mask_boxes,
+            batch.keypoints,
+            batch.labelled,
+            strict=True,
         )
     ]
 

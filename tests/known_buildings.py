@@ -320,6 +320,7 @@ def outlines_of(
         chips=np.full(n, chips, dtype=np.int64),
         cells=np.full(n, 0.1, dtype=np.float32),
         at_nodata=np.zeros(n, dtype=np.bool_),
+        keypoints=np.empty((n, 0, 3), dtype=np.float32),
     )
 
 

@@ -56,6 +56,8 @@ class Batch:
     """N of (n, M, M) uint8."""
     mask_boxes: list[Tensor]
     """N of (n, 4) float32."""
+    keypoints: list[Tensor]
+    """N of (n, 4, 3) float32."""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -77,6 +79,7 @@ class Batch:
             labels=[change(tensor) for tensor in self.labels],
             masks=[change(tensor) for tensor in self.masks],
             mask_boxes=[change(tensor) for tensor in self.mask_boxes],
+            keypoints=[change(tensor) for tensor in self.keypoints],
         )
 
 
@@ -99,6 +102,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         labels=[torch.from_numpy(sample.labels) for sample in samples],
         masks=[torch.from_numpy(sample.masks) for sample in samples],
         mask_boxes=[torch.from_numpy(sample.mask_boxes) for sample in samples],
+        keypoints=[torch.from_numpy(sample.keypoints) for sample in samples],
     )
 
 

@@ -3,7 +3,8 @@
 A cut is a window of one image: pixels are read straight to chip resolution, polygons follow by one
 affine, and masks are rasterised from the polygons last, over their own boxes.
 
-Shapes: n buildings on a chip, M = `MASK_SIDE`. Boxes are x_min, y_min, x_max, y_max in chip pixels.
+Shapes: n buildings on a chip, M = `MASK_SIDE`, 4 keypoints a building: its corners. Boxes are
+x_min, y_min, x_max, y_max in chip pixels.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ MIN_SIDE_PX = 3.0
 """Nor is one whose visible part is narrower than this many chip pixels."""
 MIN_LABELLED_SHARE = 0.5
 """Nor is one with less of its box on ground that has both data and complete labels."""
+_SAME_PX = 1e-3
+"""A vertex of a visible part this close to one of the building is that vertex."""
 _WHOLE = 0.999
 """Of a pixel, this much must have data; less than all of it, for rounding."""
 
@@ -58,6 +61,9 @@ class Sample:
     """(n, M, M) share of each cell of the mask box that is visible building, 0 to 255."""
     mask_boxes: NDArray[np.float32]
     """(n, 4), the box with a margin of one mask cell on each side."""
+    keypoints: NDArray[np.float32]
+    """(n, 4, 3) x and y of each corner in chip pixels, in the order of `footprints.config.CORNERS`,
+    and 1 where it is one of the building, 0 where an edge of chip or raster cuts it off."""
 
 
 class Cut(NamedTuple):
@@ -109,6 +115,8 @@ class _Visible(NamedTuple):
 
     parts: NDArray[np.object_]
     """(n,) polygons in chip pixels."""
+    whole: NDArray[np.object_]
+    """(n,) the buildings, in chip pixels."""
     shares: NDArray[np.float64]
     """(n,) area of the part over that of the building."""
     labels: NDArray[np.int64]
@@ -141,7 +149,7 @@ def make_sample(cuts: Sequence[Cut], read: Read, height: int, width: int) -> Sam
     labelled &= valid
     pixels *= valid
     visible = [_visible_parts(cut) for cut in cuts]
-    parts, shares, labels = (np.concatenate(column) for column in zip(*visible, strict=True))
+    parts, whole, shares, labels = (np.concatenate(column) for column in zip(*visible, strict=True))
     boxes = shapely.bounds(parts).reshape(-1, 4)
     narrow = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) < MIN_SIDE_PX
     hidden = _share_inside(labelled, boxes) < MIN_LABELLED_SHARE
@@ -151,7 +159,14 @@ def make_sample(cuts: Sequence[Cut], read: Read, height: int, width: int) -> Sam
         labelled[rows, columns] = False
     masks, mask_boxes = rasterize_targets(parts[kept], boxes[kept])
     return Sample(
-        pixels, valid, labelled, boxes[kept].astype(np.float32), labels[kept], masks, mask_boxes
+        pixels=pixels,
+        valid=valid,
+        labelled=labelled,
+        boxes=boxes[kept].astype(np.float32),
+        labels=labels[kept],
+        masks=masks,
+        mask_boxes=mask_boxes,
+        keypoints=find_corners(parts[kept], whole[kept], boxes[kept]),
     )
 
 
@@ -168,6 +183,22 @@ def rasterize_targets(
         coverage = rasterize_coverage(parts[some], mask_boxes[some], MASK_SIDE)
         masks[some] = coverage * np.float32(255) + np.float32(0.5)
     return masks, mask_boxes
+
+
+def find_corners(
+    parts: NDArray[np.object_], whole: NDArray[np.object_], boxes: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Corners (n, 4, 3) of the visible parts (n,) of whole buildings (n,) in boxes (n, 4)."""
+    corners = boxes[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]
+    found = np.zeros((len(parts), 4, 3), dtype=np.float32)
+    for part, building, wanted, keypoints in zip(parts, whole, corners, found, strict=True):
+        vertices = shapely.get_coordinates(part)
+        apart = np.linalg.norm(vertices - wanted[:, None], axis=2)
+        keypoints[:, :2] = vertices[apart.argmin(axis=1)]
+        own = shapely.get_coordinates(building)
+        off = np.linalg.norm(own - keypoints[:, None, :2], axis=2).min(axis=1)
+        keypoints[:, 2] = off <= _SAME_PX
+    return found
 
 
 def _show(cut: Cut, read: Read) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -189,11 +220,14 @@ def _visible_parts(cut: Cut) -> _Visible:
     parts = shapely.clip_by_rect(
         apply_affine(on_raster, cut.to_chip), across.start, down.start, across.stop, down.stop
     )
+    on_chip = apply_affine(whole, cut.to_chip)
     area = shapely.area(parts)
     seen = area > 0
-    scale = abs(cut.to_chip.determinant)
     return _Visible(
-        parts[seen], area[seen] / (scale * shapely.area(whole[seen])), image.labels[rows[seen]]
+        parts[seen],
+        on_chip[seen],
+        area[seen] / shapely.area(on_chip[seen]),
+        image.labels[rows[seen]],
     )
 
 

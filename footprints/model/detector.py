@@ -172,12 +172,13 @@ def to_instances(prediction: Prediction, count: int) -> list[Instances]:
     Returns:
         One `Instances` per image, in order.
     """
-    detections, mask_boxes, masks = prediction
+    detections, mask_boxes, masks, keypoints = prediction
     boxes = detections.boxes.float().cpu().numpy()
     frames = mask_boxes.float().cpu().numpy()
     scores = detections.scores.float().cpu().numpy()
     labels = detections.labels.cpu().numpy()
     images = detections.image_index.cpu().numpy()
+    spots = keypoints.float().cpu().numpy() if keypoints.shape[1] else None
     first = np.searchsorted(images, np.arange(count + 1))
     grids = [(group.members.cpu().numpy(), quantize_logits(group.logits)) for group in masks]
     found = []
@@ -189,7 +190,14 @@ def to_instances(prediction: Prediction, count: int) -> list[Instances]:
                 groups.append(MaskGroup(index[here] - start, logits[here]))
         rows = slice(start, stop)
         found.append(
-            Instances(boxes[rows], scores[rows], labels[rows], frames[rows], tuple(groups))
+            Instances(
+                boxes[rows],
+                scores[rows],
+                labels[rows],
+                frames[rows],
+                tuple(groups),
+                None if spots is None else spots[rows],
+            )
         )
     return found
 

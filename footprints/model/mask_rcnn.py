@@ -16,6 +16,7 @@ from footprints.config import ModelConfig, PointRendConfig
 from footprints.model.backbone import C4Backbone, PyramidBackbone, make_backbone
 from footprints.model.box_head import BoxHead, Detections, Samples
 from footprints.model.grid_masks import GridMaskHead
+from footprints.model.keypoint_head import KeypointHead
 from footprints.model.masks import MaskGrids, MaskTargets, box_grids, expand_boxes
 from footprints.model.pointrend import PointRendHead
 from footprints.model.roi import RoIFeatures
@@ -31,6 +32,8 @@ class Prediction(NamedTuple):
     """(R, 4) in image pixels, the frame of each mask."""
     masks: list[MaskGrids]
     """Grids grouped by side; every detection is in exactly one group."""
+    keypoints: Tensor
+    """(R, J, 3) x and y in image pixels, and confidence; J is 0 for networks without keypoints."""
 
 
 class MaskRCNN(nn.Module):
@@ -52,6 +55,11 @@ class MaskRCNN(nn.Module):
             config.box_head,
         )
         self.mask_head = _make_mask_head(self.backbone, config)
+        self.keypoint_head = (
+            None
+            if config.keypoint_head is None
+            else KeypointHead(self.backbone.box_channels, config.keypoint_head)
+        )
 
     def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The losses of all heads, to be added up.
@@ -76,6 +84,8 @@ class MaskRCNN(nn.Module):
                 losses |= self._mask_losses(
                     self.mask_head, features, shifts, samples, targets, size
                 )
+            if self.keypoint_head is not None:
+                losses |= self._keypoint_losses(self.keypoint_head, features, samples, targets)
         return losses
 
     def _mask_losses(
@@ -98,13 +108,25 @@ class MaskRCNN(nn.Module):
             # A box that collapsed in the first steps has no inside to learn from.
             usable = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(dim=1)
         positive, labels, image_index = positive[usable], labels[usable], image_index[usable]
-        first = torch.tensor([0, *(len(t.boxes) for t in targets)], device=boxes.device).cumsum(0)
-        matched = samples.truth_index[positive] + first[image_index]
+        matched = _matched(samples, positive, targets)
         truth = MaskTargets(
             torch.cat([t.masks for t in targets])[matched].float() / 255,
             torch.cat([t.mask_boxes for t in targets])[matched],
         )
         return head.losses(features, boxes[usable], image_index, labels, truth)
+
+    def _keypoint_losses(
+        self,
+        head: KeypointHead,
+        features: RoIFeatures,
+        samples: Samples,
+        targets: Sequence[Target],
+    ) -> dict[str, Tensor]:
+        """Keypoint loss on the positive proposals."""
+        positive = (samples.labels < len(self.config.classes)).nonzero().squeeze(1)
+        boxes, image_index = samples.rois.boxes[positive], samples.rois.image_index[positive]
+        keypoints = torch.cat([t.keypoints for t in targets])[_matched(samples, positive, targets)]
+        return head.losses(features, boxes, image_index, keypoints)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Prediction:
@@ -117,11 +139,21 @@ class MaskRCNN(nn.Module):
             features = self.backbone.box_features(pyramid)
             logits, shifts = self.box_head(features, proposals)
             found = self.box_head.detect(logits, shifts, proposals, size, self.config.detection)
+            keypoints = found.boxes.new_empty((len(found.boxes), 0, 3))
+            if self.keypoint_head is not None:
+                keypoints = self.keypoint_head.predict(features, found.boxes, found.image_index)
             if self.mask_head is None:
-                return Prediction(found, found.boxes, [box_grids(found.boxes)])
+                return Prediction(found, found.boxes, [box_grids(found.boxes)], keypoints)
             boxes = expand_boxes(found.boxes, self.mask_head.box_margin, *size)
             grids = self.mask_head.predict(features, boxes, found.image_index, found.labels)
-            return Prediction(found, boxes, list(grids))
+            return Prediction(found, boxes, list(grids), keypoints)
+
+
+def _matched(samples: Samples, positive: Tensor, targets: Sequence[Target]) -> Tensor:
+    """Row of the true instance of each positive sample, among those of all images."""
+    counts = torch.tensor([0, *(len(t.boxes) for t in targets)], device=positive.device)
+    first: Tensor = counts.cumsum(0)[samples.rois.image_index[positive]]
+    return samples.truth_index[positive] + first
 
 
 def _make_mask_head(

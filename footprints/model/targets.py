@@ -18,5 +18,7 @@ class Target(NamedTuple):
     """(G, S, S) uint8, 0-255 share of each cell that is covered."""
     mask_boxes: Tensor
     """(G, 4) float32 in image pixels, the frame of each mask."""
+    keypoints: Tensor
+    """(G, J, 3) x and y in image pixels, and 1 where visible; J is 0 where none are learnt."""
     labelled: Tensor | None = None
     """(H, W) bool, True where labels are complete; None is everywhere."""

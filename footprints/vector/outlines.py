@@ -44,6 +44,8 @@ class Outlines:
     """(n,) side of a mask cell in pixels, along the longer axis."""
     at_nodata: NDArray[np.bool_]
     """(n,) whether the box comes within `NODATA_REACH_PX` of pixels without data in its chip."""
+    keypoints: NDArray[np.float32]
+    """(n, J, 3) x, y and confidence; J is 0 for detectors without."""
 
     def __len__(self) -> int:
         return len(self.polygons)
@@ -75,14 +77,15 @@ class Outlines:
             chips=np.full(len(instances), chip, dtype=np.int64),
             cells=_cell_sides(instances),
             at_nodata=_near_invalid(instances.boxes, valid),
+            keypoints=_moved(instances, corner),
         ).take(~shapely.is_missing(polygons))
         thinned = _thin_out(outlines.polygons)
         return replace(outlines, polygons=shapely.transform(thinned, lambda xy: xy + corner))
 
     @classmethod
     def concatenate(cls, outlines: Iterable[Outlines]) -> Outlines:
-        """Put the outlines of several chips behind one another."""
-        listed = [cls.empty(), *outlines]
+        """Put the outlines of several chips of one detector behind one another."""
+        listed = list(outlines) or [cls.empty()]
         return cls(*(np.concatenate([getattr(o, f.name) for o in listed]) for f in fields(cls)))
 
     @classmethod
@@ -96,6 +99,7 @@ class Outlines:
             chips=np.empty(0, dtype=np.int64),
             cells=np.empty(0, dtype=np.float32),
             at_nodata=np.empty(0, dtype=np.bool_),
+            keypoints=np.empty((0, 0, 3), dtype=np.float32),
         )
 
     def take(self, which: NDArray[np.integer | np.bool_]) -> Outlines:
@@ -138,6 +142,14 @@ class Footprints:
         """The same footprints on a grid of finer (factor > 1) or coarser pixels."""
         factors = np.array([x_factor, y_factor])
         return self.with_polygons(shapely.transform(self.polygons, lambda xy: xy * factors))
+
+
+def _moved(instances: Instances, corner: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(n, J, 3) the keypoints of a chip, with its place added."""
+    if instances.keypoints is None:
+        return np.empty((len(instances), 0, 3), dtype=np.float32)
+    shift = np.append(corner, 0.0).astype(np.float32)
+    return instances.keypoints + shift
 
 
 def _thin_out(polygons: Polygons) -> Polygons:

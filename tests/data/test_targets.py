@@ -275,4 +275,26 @@ def test_the_types_are_what_a_network_takes(image: LabelledImage) -> None:
         "labels": "int64",
         "masks": "uint8",
         "mask_boxes": "float32",
+        "keypoints": "float32",
     }
+
+
+@pytest.mark.parametrize(("turns", "mirrored"), [(0, False), (1, False), (2, True)])
+def test_keypoints_are_the_corners_as_the_chip_shows_them(image, turns, mirrored):
+    cut = Cut(image, Window(0, 0, 200, 200), 200, 200, Orientation(turns, mirrored=mirrored))
+    sample = make_sample([cut], READ, 200, 200)
+    for box, keypoints in zip(sample.boxes, sample.keypoints, strict=True):
+        x_min, y_min, x_max, y_max = box
+        corners = np.array([(x_min, y_min), (x_max, y_min), (x_max, y_max), (x_min, y_max)])
+        assert (keypoints[:, 2] == 1).all()
+        # The barn leans by a sixth of its side at most; the courtyard is upright.
+        off = np.abs(keypoints[:, :2] - corners).max(axis=1)
+        assert (off <= max(x_max - x_min, y_max - y_min) / 4).all()
+        assert len(np.unique(keypoints[:, :2], axis=0)) == 4
+
+
+def test_a_corner_that_an_edge_cuts_off_is_not_visible(image):
+    cut = Cut(image, Window(140, 0, 100, 100), 100, 100)
+    (keypoints,) = make_sample([cut], READ, 100, 100).keypoints
+    np.testing.assert_allclose(keypoints[[1, 2]], [[30, 30, 1], [30, 90, 1]], atol=1e-3)
+    np.testing.assert_allclose(keypoints[[0, 3]], [[0, 30, 0], [0, 90, 0]], atol=1e-3)

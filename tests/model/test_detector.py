@@ -98,7 +98,8 @@ def test_every_instance_is_in_one_group_of_its_chip_and_keeps_its_order(images, 
             MaskGrids(members, (members.float() / 16).view(-1, 1, 1).expand(-1, side, side))
         )
     detections = Detections(boxes, numbers / 100, numbers % 2, torch.tensor(images).long())
-    chips = to_instances(Prediction(detections, boxes + 0.5, groups), 4)
+    keypoints = boxes.unsqueeze(1)[..., :3]
+    chips = to_instances(Prediction(detections, boxes + 0.5, groups, keypoints), 4)
     assert [len(chip) for chip in chips] == [images.count(image) for image in range(4)]
     number = 0
     for chip in chips:

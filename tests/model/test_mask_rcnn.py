@@ -27,7 +27,9 @@ def make_target(
     masks[:, 1:-1, 1:-1] = 255
     margin = (corners[:, 2:] - corners[:, :2]) / 30
     frames = torch.cat((corners[:, :2] - margin, corners[:, 2:] + margin), dim=1)
-    return Target(corners, torch.full((len(boxes),), label), masks, frames, labelled)
+    keypoints = torch.ones(len(boxes), 4, 3)
+    keypoints[:, :, :2] = corners[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]
+    return Target(corners, torch.full((len(boxes),), label), masks, frames, keypoints, labelled)
 
 
 def grids_of(prediction: Prediction) -> dict[int, torch.Tensor]:
@@ -72,9 +74,10 @@ def test_masks_grow_until_a_cell_is_at_most_a_pixel():
 
 def test_nothing_found_is_an_empty_prediction():
     network = tiny_network(tiny_config(detection={"score_threshold": 1.0})).eval()
-    found, mask_boxes, masks = network.predict(make_images(2))
+    found, mask_boxes, masks, keypoints = network.predict(make_images(2))
     assert found.boxes.shape == mask_boxes.shape == (0, 4)
     assert masks == []
+    assert keypoints.shape == (0, 0, 3)
 
 
 def learn(network: MaskRCNN, targets: list[Target]) -> dict[str, float]:

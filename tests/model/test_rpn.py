@@ -25,7 +25,8 @@ def make_target(*boxes: list[float], labelled: torch.Tensor | None = None) -> Ta
     count = len(boxes)
     corners = torch.tensor(boxes, dtype=torch.float32).view(-1, 4)
     masks = torch.full((count, 8, 8), 255, dtype=torch.uint8)
-    return Target(corners, torch.zeros(count, dtype=torch.long), masks, corners, labelled)
+    labels, keypoints = torch.zeros(count, dtype=torch.long), torch.empty(count, 0, 3)
+    return Target(corners, labels, masks, corners, keypoints, labelled)
 
 
 def random_outputs(rpn: RPN, images: int) -> tuple[list[torch.Tensor], ...]:

@@ -1,0 +1,99 @@
+"""Keypoint head: for each keypoint of an instance, the one spot of a grid where it is.
+
+Shapes: R boxes of all images, J keypoints, S side of the grid, 56 for features of 14 x 14.
+Source: Mask R-CNN, arXiv 1703.06870, section 5.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from footprints.config import KeypointConfig
+from footprints.model.masks import image_points
+from footprints.model.roi import RoIFeatures, RoIs, pool_rois
+
+GRID_CELLS_PER_FEATURE = 4
+"""A deconvolution doubles the side of a box's features, interpolation doubles it again."""
+
+
+class KeypointHead(nn.Module):
+    """Convolutions and a deconvolution, then a softmax over all cells of a keypoint's grid.
+
+    Args:
+        channels: C, channels of a box's features.
+        config: Names of the keypoints, RoI operator, convolutions.
+    """
+
+    def __init__(self, channels: int, config: KeypointConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.convs = nn.Sequential()
+        for _ in range(config.convs):
+            self.convs.extend((nn.Conv2d(channels, config.width, 3, padding=1), nn.ReLU()))
+            channels = config.width
+        self.prediction = nn.ConvTranspose2d(channels, len(config.names), 4, stride=2, padding=1)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
+            else:
+                nn.init.zeros_(parameter)
+
+    def forward(self, features: RoIFeatures, boxes: Tensor, image_index: Tensor) -> Tensor:
+        """Boxes (R, 4) in image pixels to logits (R, J, S, S)."""
+        pooled = pool_rois(features, RoIs(boxes, image_index), self.config.roi)
+        coarse = self.prediction(self.convs(pooled))
+        return F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
+
+    def losses(
+        self, features: RoIFeatures, boxes: Tensor, image_index: Tensor, keypoints: Tensor
+    ) -> dict[str, Tensor]:
+        """Mean cross-entropy over the cells, of the visible keypoints inside their box.
+
+        Args:
+            features: Of the images.
+            boxes: (R, 4) positive boxes in image pixels.
+            image_index: (R,).
+            keypoints: (R, J, 3) x and y in image pixels, and 1 where visible.
+        """
+        if not len(boxes):
+            # Every parameter takes part in every step, or DDP waits for it for ever.
+            nothing = sum(p.sum() for p in self.parameters()) * 0
+            return {"loss_keypoint": nothing + features.levels[0].sum() * 0}
+        logits = self(features, boxes, image_index)
+        side = logits.shape[-1]
+        corner, size = boxes[:, None, :2], boxes[:, None, 2:] - boxes[:, None, :2]
+        places = (keypoints[..., :2] - corner) / size
+        seen = (keypoints[..., 2] > 0) & ((places >= 0) & (places <= 1)).all(dim=2)
+        column, row = (places * side).long().clamp(0, side - 1).unbind(dim=2)
+        # Summed and divided: a mean over no keypoint at all is not a number.
+        loss = F.cross_entropy(
+            logits.flatten(2)[seen], (row * side + column)[seen], reduction="sum"
+        )
+        return {"loss_keypoint": loss / seen.sum().clamp(min=1)}
+
+    def predict(self, features: RoIFeatures, boxes: Tensor, image_index: Tensor) -> Tensor:
+        """Keypoints (R, J, 3) of boxes (R, 4): x and y in image pixels, and confidence.
+
+        The place is the centroid of the best cell and those around it, weighted by their
+        probability; the confidence is the probability of all of them together.
+        """
+        if not len(boxes):
+            return boxes.new_empty((0, len(self.config.names), 3))
+        logits = self(features, boxes, image_index)
+        side = logits.shape[-1]
+        chances = logits.flatten(2).softmax(dim=2)
+        best = chances.argmax(dim=2)
+        row, column = best // side, best % side
+        around = torch.arange(-1, 2, device=boxes.device)
+        rows = (row[..., None, None] + around[:, None]).expand(*row.shape, 3, 3)
+        columns = (column[..., None, None] + around[None, :]).expand(*row.shape, 3, 3)
+        inside = (rows >= 0) & (rows < side) & (columns >= 0) & (columns < side)
+        cells = (rows.clamp(0, side - 1) * side + columns.clamp(0, side - 1)).flatten(2)
+        weights = torch.where(inside, chances.gather(2, cells).view_as(rows), 0.0)
+        total = weights.sum(dim=(2, 3))
+        x = ((columns + 0.5) * weights).sum(dim=(2, 3)) / total / side
+        y = ((rows + 0.5) * weights).sum(dim=(2, 3)) / total / side
+        places = image_points(torch.stack((x, y), dim=-1), boxes)
+        return torch.cat((places, total.unsqueeze(2)), dim=2)
