@@ -164,6 +164,10 @@ class Detector(Protocol):
         """What the ``model`` column says."""
 
     @property
+    def keypoints(self) -> tuple[str, ...]:
+        """Names of the keypoints of every instance; empty where it finds none."""
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of the labels."""
 

@@ -124,6 +124,10 @@ def predict(
     out_crs: Annotated[
         str | None, typer.Option(help="CRS of the layer; default: the first scene's.")
     ] = None,
+    keypoints: Annotated[
+        Path | None,
+        typer.Option(help="Also write the keypoints, for weights that find some: a point layer."),
+    ] = None,
     overlay: Annotated[
         Path | None,
         typer.Option(
@@ -152,6 +156,7 @@ def predict(
     layer = run(
         scenes,
         output=output,
+        keypoints=keypoints,
         detector=detector,
         confidence=confidence,
         min_area_m2=min_area,

@@ -35,6 +35,7 @@ from footprints.model.detector import load_detector
 from footprints.raster.reader import SceneGrid, read_chip, resample_scene, resize_picture
 from footprints.raster.scaling import fit_scaling
 from footprints.raster.source import Scene, open_scene
+from footprints.vector.keypoints import keypoint_layer
 from footprints.vector.layer import concat_layers, place, reproject
 from footprints.vector.merge import EVIDENCE_SHARE, merge
 from footprints.vector.outlines import Footprints, Outlines
@@ -66,6 +67,7 @@ def predict(
     scenes: str | Path | Sequence[str | Path],
     *,
     output: str | Path | None = None,
+    keypoints: str | Path | None = None,
     detector: Detector | None = None,
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
@@ -88,6 +90,8 @@ def predict(
     Args:
         scenes: Rasters: files, or ``https://``, ``s3://`` and ``/vsi...`` addresses.
         output: Layer to write; its ending names the format. None writes nothing.
+        keypoints: Point layer to write, of the keypoints of every building; its columns are
+            documented in `footprints.vector.keypoints.keypoint_layer`. None writes none.
         detector: What finds the buildings; see `load_detector`. None loads ``weights``.
         weights: A ``.safetensors`` file of ours; None takes the weights that ship. Not used with
             ``detector``.
@@ -118,7 +122,8 @@ def predict(
         two scenes have the same name.
 
     Raises:
-        ConfigError: A number is out of range, or a CRS unknown.
+        ConfigError: A number is out of range, a CRS unknown, or keypoints asked of a detector that
+            finds none.
         RasterError: A scene is missing, unreadable or without georeference.
         BandError: A scene has fewer bands than the detector takes.
         ChipSizeError: Chip size and overlap do not fit together, or an overlap is given for
@@ -130,8 +135,9 @@ def predict(
     Warns:
         OrientationWarning: A photograph is stored turned; it is read as it is stored.
     """
-    if output is not None:
-        check_output(output, overwrite=overwrite)
+    for path in (output, keypoints):
+        if path is not None:
+            check_output(path, overwrite=overwrite)
     paths = [scenes] if isinstance(scenes, str | Path) else list(scenes)
     _check_paths(paths)
     _check_numbers(confidence, min_area_m2, batch_size)
@@ -140,6 +146,8 @@ def predict(
         raise ConfigError("pixel coordinates have no CRS; use --pixels, or --crs and --out-crs")
     if detector is None:
         detector = load_detector(weights, device=device)
+    if keypoints is not None and not detector.keypoints:
+        raise ConfigError(f"{detector.name} finds no keypoints; leave out --keypoints")
     spec = detector.input_spec
     shows_pictures = spec.short_side is not None
     threshold = detector.confidence if confidence is None else confidence
@@ -190,6 +198,10 @@ def predict(
             for (grid, chips), source in zip(covers, _source_names(rasters), strict=True)
         ]
     layer = concat_layers(layers, crs=target)
+    if keypoints is not None:
+        points = keypoint_layer(layer, detector.keypoints)
+        write_layer(points, keypoints, overwrite=overwrite, geometry="Point")
+    layer = layer.drop(columns="keypoints", errors="ignore")
     if output is not None:
         write_layer(layer, output, overwrite=overwrite)
     return layer

@@ -52,6 +52,12 @@ class NetworkDetector:
         return self.info.model.classes
 
     @property
+    def keypoints(self) -> tuple[str, ...]:
+        """Names of the keypoints, in order; empty for networks without."""
+        head = self.info.model.keypoint_head
+        return () if head is None else head.names
+
+    @property
     def input_spec(self) -> InputSpec:
         """What the chips must look like."""
         return self.info.input_spec

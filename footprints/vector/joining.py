@@ -181,7 +181,9 @@ def _unite(
     labels = evidence.argmax(axis=1)
     open_ = np.bincount(member, unanswered) > 0
     cut = open_ | (np.bincount(member, at_border) > 0)
-    return Footprints(united, confidence.astype(np.float32), labels, cut), open_
+    # Where they are is settled once no outline changes any more.
+    keypoints = np.empty((len(united), 0, 3))
+    return Footprints(united, confidence.astype(np.float32), labels, cut, keypoints), open_
 
 
 def _close_gaps(polygon: shapely.Geometry) -> shapely.Geometry:

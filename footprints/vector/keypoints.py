@@ -1,12 +1,16 @@
-"""Keypoints of whole buildings, from what the chips show of each.
+"""Keypoints of whole buildings, from what the chips show of each, and the layer of them.
 
-Frame: grid pixels. Shapes: n outlines, m footprints, J keypoints.
+Shapes: n outlines, m footprints, J keypoints.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import pandas as pd
 import shapely
+from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 
 from footprints.chip import ChipGrid
@@ -27,7 +31,7 @@ def find_keypoints(
     cuts the outline is no keypoint: it is where the chip ends.
 
     Args:
-        polygons: (m,) footprints.
+        polygons: (m,) footprints, in grid pixels.
         outlines: The outlines they were merged from, with keypoints.
         grid: The chips.
         read: (chips,) whether a chip was read and gave a result.
@@ -37,6 +41,8 @@ def find_keypoints(
     """
     count = outlines.keypoints.shape[1]
     found = np.full((len(polygons), count, 3), np.nan)
+    if not count:
+        return found
     footprint, outline = shapely.STRtree(outlines.polygons).query(polygons)
     shared = shapely.area(shapely.intersection(polygons[footprint], outlines.polygons[outline]))
     area = shapely.area(outlines.polygons)[outline]
@@ -52,6 +58,34 @@ def find_keypoints(
         order = order[worth[order, number] >= 0]
         found[footprint[order], number] = outlines.keypoints[outline[order], number]
     return found
+
+
+def keypoint_layer(layer: GeoDataFrame, names: Sequence[str]) -> GeoDataFrame:
+    """The keypoints of a layer's footprints as points.
+
+    Args:
+        layer: Footprints with the column ``keypoints`` that `footprints.vector.layer.place` gives.
+        names: Of the J keypoints.
+
+    Returns:
+        Points in the layer's CRS with the columns ``building``, the footprint's ``id``;
+        ``keypoint``, its name; ``confidence``, 0 to 1; ``source`` and ``model``. What was not found
+        has no row.
+    """
+    found = np.array([*layer["keypoints"]], dtype=np.float64).reshape(-1, 3)
+    rows = layer.loc[layer.index.repeat(len(names)), ["id", "source", "model"]]
+    points = GeoDataFrame(
+        {
+            "building": rows["id"].to_numpy(),
+            "keypoint": pd.Series([*names] * len(layer), dtype=str),
+            "confidence": found[:, 2].round(4),
+            "source": rows["source"].to_numpy(),
+            "model": rows["model"].to_numpy(),
+        },
+        geometry=shapely.points(found[:, :2]),
+        crs=layer.crs,
+    )
+    return points[np.isfinite(found).all(axis=1)].reset_index(drop=True)
 
 
 def _at_a_cut(outlines: Outlines, grid: ChipGrid, read: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -83,7 +83,8 @@ def place(
         min_area_m2: Footprints below this area are left out; square units without CRS.
 
     Returns:
-        A footprint layer in the order of ``footprints``.
+        A footprint layer in the order of ``footprints``. Where they have keypoints, a column
+        ``keypoints`` with an array (J, 3) of each: x and y in CRS units, and confidence.
 
     Raises:
         LayerError: The transform is not finite, or leads out of the domain of ``crs``.
@@ -110,6 +111,10 @@ def place(
         "source": _text([source] * n),
         "model": _text([model] * n),
     }
+    if footprints.keypoints.shape[1]:
+        keypoints = footprints.keypoints[kept].copy()
+        keypoints[..., :2] = keypoints[..., :2] @ linear + offset
+        columns["keypoints"] = pd.Series([*keypoints], dtype=object)
     return GeoDataFrame(columns, geometry=polygons, crs=crs)
 
 
@@ -177,6 +182,8 @@ def reproject(layer: GeoDataFrame, crs: CRS) -> GeoDataFrame:
         moved = _unwrap(moved, polygons, layer.crs)
     polygons, kept = _tidy(moved, "layer")
     columns = layer.drop(columns=layer.geometry.name).iloc[kept].reset_index(drop=True)
+    if "keypoints" in columns and len(columns):
+        columns["keypoints"] = _moved_keypoints(columns["keypoints"], layer.crs, crs)
     return GeoDataFrame(columns, geometry=polygons, crs=crs)
 
 
@@ -289,6 +296,15 @@ def _project(polygons: NDArray[np.object_], crs: CRS, target: CRS) -> NDArray[np
     if not np.isfinite(shapely.get_coordinates(moved)).all():
         raise _out_of_domain(target)
     return moved
+
+
+def _moved_keypoints(column: pd.Series, crs: CRS, target: CRS) -> pd.Series:
+    """A column of keypoints (J, 3) in another CRS; what is not known stays so."""
+    keypoints = np.stack([*column])
+    known = np.isfinite(keypoints[..., 0])
+    points = _project(shapely.points(keypoints[known][:, :2]), crs, target)
+    keypoints[known, :2] = shapely.get_coordinates(points)
+    return pd.Series([*keypoints], dtype=object)
 
 
 def _unwrap(

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from footprints.chip import ChipGrid
 from footprints.vector.disjoint import in_order, keep_overlaps, make_disjoint
 from footprints.vector.joining import join
+from footprints.vector.keypoints import find_keypoints
 from footprints.vector.outlines import Footprints, Mask, Outlines
 from footprints.vector.overlaps import (
     INSIDE_SHARE,
@@ -82,13 +83,15 @@ def merge(
         Footprints in order of position, without common ground unless ``overlaps``.
     """
     outlines = _within_raster(outlines, grid)
-    if not overlaps:
-        return make_disjoint(*_merge_chips(outlines, grid, read, confidence))
-    classes = [outlines.take(outlines.labels == label) for label in np.unique(outlines.labels)]
-    merged = [
-        keep_overlaps(*_merge_chips(each, grid, read, confidence)) for each in classes or [outlines]
-    ]
-    return in_order(Footprints.concatenate(merged))
+    if overlaps:
+        labels = np.unique(outlines.labels)
+        classes = [outlines.take(outlines.labels == label) for label in labels] or [outlines]
+        merged = [keep_overlaps(*_merge_chips(each, grid, read, confidence)) for each in classes]
+        footprints = in_order(Footprints.concatenate(merged))
+    else:
+        footprints = make_disjoint(*_merge_chips(outlines, grid, read, confidence))
+    keypoints = find_keypoints(footprints.polygons, outlines, grid, read)
+    return replace(footprints, keypoints=keypoints)
 
 
 def _merge_chips(

@@ -120,6 +120,8 @@ class Footprints:
     cut: NDArray[np.bool_]
     """(n,) whether the building may go on where nothing was seen: it touches the raster's edge,
     pixels without data or the edge of a chip that failed, or its other part was not found."""
+    keypoints: NDArray[np.float64]
+    """(n, J, 3) x, y and confidence, NaN where not found; J is 0 for detectors without."""
 
     def __len__(self) -> int:
         return len(self.polygons)
@@ -141,7 +143,10 @@ class Footprints:
     def scaled(self, x_factor: float, y_factor: float) -> Footprints:
         """The same footprints on a grid of finer (factor > 1) or coarser pixels."""
         factors = np.array([x_factor, y_factor])
-        return self.with_polygons(shapely.transform(self.polygons, lambda xy: xy * factors))
+        return replace(
+            self.with_polygons(shapely.transform(self.polygons, lambda xy: xy * factors)),
+            keypoints=self.keypoints * np.append(factors, 1.0),
+        )
 
 
 def _moved(instances: Instances, corner: NDArray[np.float64]) -> NDArray[np.float32]:

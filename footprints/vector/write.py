@@ -14,9 +14,9 @@ import os
 import struct
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyogrio
@@ -60,6 +60,8 @@ _DRIVERS = {
     ".json": "GeoJSON",
 }
 
+_TYPES = {"Polygon": GeometryType.POLYGON, "Point": GeometryType.POINT}
+
 _RFC7946 = {"RFC7946": "YES", "COORDINATE_PRECISION": 7}
 
 _COLLECTION = b'{\n"type": "FeatureCollection",\n'
@@ -98,7 +100,13 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> None:
         raise OutputError(f"output folder is not writable: {path.parent}")
 
 
-def write_layer(layer: GeoDataFrame, path: str | Path, *, overwrite: bool = False) -> None:
+def write_layer(
+    layer: GeoDataFrame,
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    geometry: Literal["Polygon", "Point"] = "Polygon",
+) -> None:
     """Write a layer to a file whose ending names the format.
 
     GeoJSON is always WGS 84 with seven decimals (RFC 7946), cut at the antimeridian. A layer
@@ -107,9 +115,10 @@ def write_layer(layer: GeoDataFrame, path: str | Path, *, overwrite: bool = Fals
     layer keeps its columns, except in GeoJSON, which has nowhere to put them.
 
     Args:
-        layer: Any layer of polygons; the footprint layer's columns fit every format.
+        layer: Any layer of polygons or of points; the footprint layer's columns fit every format.
         path: File to write.
         overwrite: Replace an existing file.
+        geometry: What an empty layer would hold.
 
     Raises:
         OutputError: As `check_output`, or the disk is full, or the layer exceeds the limits of a
@@ -123,7 +132,7 @@ def write_layer(layer: GeoDataFrame, path: str | Path, *, overwrite: bool = Fals
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
             unfinished = Path(folder, path.stem).with_name(path.stem + path.suffix.lower())
-            _write(layer, unfinished)
+            _write(layer, unfinished, geometry)
             _replace(path, unfinished)
     except (DataSourceError, DataLayerError, OSError) as err:
         reason = (str(err) or type(err).__name__).splitlines()[0]
@@ -132,20 +141,22 @@ def write_layer(layer: GeoDataFrame, path: str | Path, *, overwrite: bool = Fals
         ) from err
 
 
-def _write(layer: GeoDataFrame, path: Path) -> None:
+def _write(layer: GeoDataFrame, path: Path, geometry: str) -> None:
     suffix = path.suffix
     if suffix in PARQUET_SUFFIXES:
         layer.to_parquet(path, index=False, compression="zstd", write_covering_bbox=True)
     elif suffix == ".shp":
         date = _TIME_STAMP["OGR_CURRENT_DATE"][:10]
-        _write_by_gdal(layer, path, path, {"ENCODING": "UTF-8", "DBF_DATE_LAST_UPDATE": date})
+        options: dict[str, Any] = {"ENCODING": "UTF-8", "DBF_DATE_LAST_UPDATE": date}
+        _write_by_gdal(layer, path, path, geometry, options)
         _check_shapefile_is_whole(layer, path)
     else:
         # Through memory: what fails when GDAL closes a file on a full disk is not reported, and
         # SQLite cannot lock on many network drives. The bytes are few beside the layer itself.
         buffer = io.BytesIO()
         is_geojson, is_placed = _DRIVERS[suffix] == "GeoJSON", layer.crs is not None
-        _write_by_gdal(layer, buffer, path, _RFC7946 if is_geojson and is_placed else {})
+        options = dict(_RFC7946) if is_geojson and is_placed else {}
+        _write_by_gdal(layer, buffer, path, geometry, options)
         content = buffer.getvalue()
         if is_geojson and not is_placed:
             content = content.replace(_COLLECTION, _COLLECTION + NO_CRS, 1)
@@ -153,7 +164,11 @@ def _write(layer: GeoDataFrame, path: Path) -> None:
 
 
 def _write_by_gdal(
-    layer: GeoDataFrame, target: Path | io.BytesIO, path: Path, options: dict[str, Any]
+    layer: GeoDataFrame,
+    target: Path | io.BytesIO,
+    path: Path,
+    geometry: str,
+    options: Mapping[str, Any],
 ) -> None:
     types = np.unique(shapely.get_type_id(layer.geometry.to_numpy()))
     with _gdal_options(_TIME_STAMP), warnings.catch_warnings():
@@ -164,8 +179,8 @@ def _write_by_gdal(
             layer=path.stem,
             driver=_DRIVERS[path.suffix],
             # Said outright, because an empty layer has no geometry to tell it from.
-            geometry_type="Polygon" if set(types) <= {GeometryType.POLYGON} else None,
-            layer_options=options,
+            geometry_type=geometry if set(types) <= {_TYPES[geometry]} else None,
+            layer_options=dict(options),
         )
 
 
@@ -237,7 +252,9 @@ def _check_shapefile_is_whole(layer: GeoDataFrame, path: Path) -> None:
 
 
 def _shp_bytes(layer: GeoDataFrame) -> int:
-    """Size of the .shp: its header, then per polygon a record header, type, box, counts, rings."""
+    """Size of the .shp: its header, then per feature a record header, a type and the geometry."""
+    if (shapely.get_type_id(layer.geometry.to_numpy()) == GeometryType.POINT).all():
+        return 100 + 28 * len(layer)
     parts = shapely.get_parts(layer.geometry.to_numpy())
     rings = len(parts) + int(shapely.get_num_interior_rings(parts).sum())
     return 100 + 52 * len(layer) + 4 * rings + 16 * int(shapely.get_num_coordinates(parts).sum())

@@ -17,7 +17,8 @@ def settle(*footprints: tuple[shapely.Geometry, float], unmatched: tuple[int, ..
     scores = np.array([score for _, score in footprints], dtype=np.float32)
     n = len(footprints)
     cut = np.isin(np.arange(n), unmatched)
-    return make_disjoint(Footprints(polygons, scores, np.arange(n), cut), cut)
+    keypoints = np.empty((n, 0, 3))
+    return make_disjoint(Footprints(polygons, scores, np.arange(n), cut, keypoints), cut)
 
 
 def test_two_neighbours_share_a_wall_where_the_surer_one_puts_it():

@@ -31,6 +31,7 @@ def footprints_of(*polygons, scores=None, labels=None, cut=None) -> Footprints:
         scores=np.array(scores if scores is not None else [0.9] * n, dtype=np.float32),
         labels=np.array(labels if labels is not None else [0] * n, dtype=np.int64),
         cut=np.array(cut if cut is not None else [False] * n, dtype=bool),
+        keypoints=np.empty((n, 0, 3)),
     )
 
 

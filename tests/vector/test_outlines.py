@@ -76,8 +76,10 @@ def test_scaling_footprints_scales_each_axis():
         np.ones(1, np.float32),
         np.zeros(1, np.int64),
         np.zeros(1, bool),
+        np.array([[[1, 2, 0.5]]]),
     )
     assert found.scaled(4, 2).polygons[0].bounds == (4, 4, 12, 8)
+    assert found.scaled(4, 2).keypoints.tolist() == [[[4, 4, 0.5]]]
 
 
 @pytest.mark.parametrize("by_chip", [False, True], ids=["by ground", "by chip"])

@@ -42,7 +42,9 @@ def as_footprints(*polygons: Polygon, cut: bool = False) -> Footprints:
     n = len(polygons)
     array = np.empty(n, dtype=object)
     array[:] = polygons
-    return Footprints(array, np.full(n, 0.9, np.float32), np.zeros(n, np.int64), np.full(n, cut))
+    keypoints = np.empty((n, 0, 3))
+    scores, labels = np.full(n, 0.9, np.float32), np.zeros(n, np.int64)
+    return Footprints(array, scores, labels, np.full(n, cut), keypoints)
 
 
 @pytest.mark.parametrize(("size", "overlap"), [(96, 32), (128, 32), (160, 64)])
