@@ -224,10 +224,10 @@ def _ours(given: Mapping[str, Tensor], config: ModelConfig, eps: float) -> dict[
             ours[name] = tensor[1:]
     # weight / sqrt(variance + eps) is all that the epsilon is in, so that the weight can take up
     # the difference; a setting would have to be repeated by whoever trains on from here.
-    for name, variance in given.items():
-        if name.startswith("backbone.body.") and name.endswith(".running_var"):
-            weight = _our_name(name, config).replace("running_var", "weight")
-            ours[weight] = ours[weight] * torch.sqrt((variance + _NORM_EPS) / (variance + eps))
+    for name, tensor in list(ours.items()):
+        variance = ours.get(name.removesuffix("weight") + "running_var")
+        if name.startswith("backbone.trunk.") and variance is not None:
+            ours[name] = tensor * torch.sqrt((variance + _NORM_EPS) / (variance + eps))
     return ours
 
 
