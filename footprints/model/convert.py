@@ -14,7 +14,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+from torchvision.models.detection import (
+    KeypointRCNN_ResNet50_FPN_Weights,
+    MaskRCNN_ResNet50_FPN_Weights,
+)
 
 from footprints.chip import InputSpec
 from footprints.config import (
@@ -22,6 +25,7 @@ from footprints.config import (
     BoxHeadConfig,
     DetectionConfig,
     FCNMaskConfig,
+    KeypointConfig,
     ModelConfig,
     RoIConfig,
     RPNConfig,
@@ -35,6 +39,7 @@ from footprints.model.tensor_files import read_tensors
 _KNOWN = (
     "fasterrcnn_resnet50_fpn",
     "fasterrcnn_resnet50_fpn_v2",
+    "keypointrcnn_resnet50_fpn",
     "maskrcnn_resnet50_fpn",
     "maskrcnn_resnet50_fpn_v2",
 )
@@ -43,8 +48,9 @@ _NORM_EPS = 1e-5
 """Of the norms in our trunks and in torchvision's, but for those of its COCO_V1 weights."""
 _HEAD_CONVS = 4
 _COUNTER = "num_batches_tracked"
-_CHIP_PX = 800
-"""torchvision shows its models pictures whose shorter side has 800 pixels."""
+_SHORT_SIDE, _LONG_SIDE = 800, 1333
+"""torchvision shows its models whole pictures of this size."""
+_KEYPOINTS = "roi_heads.keypoint_predictor.kps_score_lowres."
 
 _OLDER_NAMES = (
     (r"(backbone\.fpn\.\w+_blocks\.\d)\.(weight|bias)", r"\1.0.\2"),
@@ -67,7 +73,8 @@ def convert_weights(
     """Turn weights of a torchvision detection model into a weights file of ours.
 
     Args:
-        source: Its state dict: Faster R-CNN or Mask R-CNN with ResNet-50 and FPN, version 1 or 2.
+        source: Its state dict: Faster R-CNN or Mask R-CNN with ResNet-50 and FPN, version 1 or 2,
+            or Keypoint R-CNN.
         output: ``.safetensors`` file to write.
         norm_eps: What the trunk's norms add to their variance. None: what torchvision sets when it
             loads its own weights, 0 for version 1 with frozen norms, otherwise 1e-5.
@@ -100,8 +107,9 @@ def convert_weights(
             gsd_m=None,
             scaling=trunk_scaling(_TRUNK),
             value_range=((0.0, 255.0),) * config.bands,
-            chip_size=_CHIP_PX,
             multiple=32,
+            short_side=_SHORT_SIDE,
+            long_side=_LONG_SIDE,
         ),
         training={"converted_from": source.name, "norm_eps": norm_eps},
     )
@@ -138,22 +146,18 @@ def _architecture(given: Mapping[str, Tensor], source: Path) -> str:
         "backbone.fpn.inner_blocks.3.0.weight",
         "roi_heads.box_predictor.cls_score.weight",
     )
-    others = [name for name in given if name.startswith("roi_heads.keypoint")]
-    if others or any(name not in given for name in needed):
-        reason = f"it has {others[0]}" if others else f"it lacks {_first_missing(needed, given)}"
+    if missing := [name for name in needed if name not in given]:
         raise WeightsError(
-            f"{source} is of no architecture that can be converted ({reason}); "
+            f"{source} is of no architecture that can be converted (it lacks {missing[0]}); "
             f"known are torchvision's {', '.join(_KNOWN)}"
         )
-    kind = (
-        "maskrcnn" if "roi_heads.mask_predictor.mask_fcn_logits.weight" in given else "fasterrcnn"
-    )
+    kind = "fasterrcnn"
+    if "roi_heads.mask_predictor.mask_fcn_logits.weight" in given:
+        kind = "maskrcnn"
+    elif f"{_KEYPOINTS}weight" in given:
+        kind = "keypointrcnn"
     version = "_v2" if "backbone.fpn.inner_blocks.0.1.weight" in given else ""
     return f"{kind}_resnet50_fpn{version}"
-
-
-def _first_missing(needed: tuple[str, ...], given: Mapping[str, Tensor]) -> str:
-    return next(name for name in needed if name not in given)
 
 
 def _settings(given: Mapping[str, Tensor], name: str) -> ModelConfig:
@@ -167,8 +171,12 @@ def _settings(given: Mapping[str, Tensor], name: str) -> ModelConfig:
         norm="frozen" if second else "none",
         box_margin=0,
     )
+    keypoint_head = None
+    if f"{_KEYPOINTS}bias" in given:
+        names = _keypoint_names(len(given[f"{_KEYPOINTS}bias"]))
+        keypoint_head = KeypointConfig(names=names, roi=RoIConfig(side=14, aligned=False))
     return ModelConfig(
-        classes=_class_names(count),
+        classes=_class_names(count, name),
         backbone=BackboneConfig(
             name=_TRUNK, frozen_stages=2, channels=256, fpn_norm="frozen" if second else "none"
         ),
@@ -189,22 +197,36 @@ def _settings(given: Mapping[str, Tensor], name: str) -> ModelConfig:
             smooth_l1_beta=1 / 9,
         ),
         mask_head=mask_head if name.startswith("maskrcnn") else None,
-        detection=DetectionConfig(min_side_px=1e-2, max_per_chip=100),
+        keypoint_head=keypoint_head,
+        detection=DetectionConfig(min_side_px=1e-2),
     )
 
 
-def _class_names(count: int) -> tuple[str, ...]:
+def _class_names(count: int, name: str) -> tuple[str, ...]:
     """COCO's where their number says so; its 91 numbers have holes, which get names of their own.
 
     The rows of the holes stay: the softmax over classes is what it was trained to be with them.
     """
-    categories = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:]
+    known = (
+        KeypointRCNN_ResNet50_FPN_Weights
+        if name.startswith("keypointrcnn")
+        else MaskRCNN_ResNet50_FPN_Weights
+    )
+    categories = known.COCO_V1.meta["categories"][1:]
     if count != len(categories):
         return tuple(f"class-{number}" for number in range(1, count + 1))
     return tuple(
-        f"unused-{number}" if category == "N/A" else category
-        for number, category in enumerate(categories, start=1)
+        f"unused-{place}" if category == "N/A" else category
+        for place, category in enumerate(categories, start=1)
     )
+
+
+def _keypoint_names(count: int) -> tuple[str, ...]:
+    """COCO's where their number says so."""
+    names = KeypointRCNN_ResNet50_FPN_Weights.COCO_V1.meta["keypoint_names"]
+    if count == len(names):
+        return tuple(names)
+    return tuple(f"keypoint-{number}" for number in range(1, count + 1))
 
 
 def _ours(given: Mapping[str, Tensor], config: ModelConfig, eps: float) -> dict[str, Tensor]:
@@ -249,6 +271,8 @@ def _our_name(name: str, config: ModelConfig) -> str:
         ("rpn.head.bbox_pred.", "rpn.offsets."),
         ("roi_heads.box_head.fc6.", "box_head.layers.0."),
         ("roi_heads.box_head.fc7.", "box_head.layers.2."),
+        ("roi_heads.keypoint_head.", "keypoint_head.convs."),
+        (_KEYPOINTS, "keypoint_head.prediction."),
         # After four convolutions and the flattening.
         ("roi_heads.box_head.5.", "box_head.layers.0."),
         ("roi_heads.box_predictor.cls_score.", "box_head.classes."),
