@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressB
 from torch.utils.data import DataLoader, Dataset
 
 from footprints.chip import InputSpec, Scaling
-from footprints.config import DataConfig, RunConfig, SceneConfig
+from footprints.config import CORNERS, DataConfig, RunConfig, SceneConfig
 from footprints.data.augment import Augmentation
 from footprints.data.dataset import (
     EpochSampler,
@@ -208,6 +208,12 @@ def _scaling(config: RunConfig, dtype: str, value_range: Sequence[tuple[float, f
 
 
 def _network(config: RunConfig) -> MaskRCNN:
+    keypoints = config.model.keypoint_head
+    if keypoints is not None and keypoints.names != CORNERS:
+        raise TrainingError(
+            f"training knows the keypoints {', '.join(CORNERS)}, got {', '.join(keypoints.names)}; "
+            f"leave out model.keypoint_head.names"
+        )
     torch.manual_seed(config.train.seed)
     model = MaskRCNN(config.model)
     if config.train.start_from is not None:

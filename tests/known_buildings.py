@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rasterio.features import shapes
 
 from footprints.chip import Chip, ChipGrid, InputSpec, Instances, MaskGroup, Scaling, Window
+from footprints.data.targets import find_corners
 from footprints.vector.coverage import rasterize_coverage
 from footprints.vector.outlines import Outlines
 from footprints.vector.trace import trace
@@ -90,6 +91,8 @@ class KnownBuildings:
     classes: tuple[str, ...] = ("building",)
     labels: Sequence[int] | None = None
     """True class of each building; all are of the first by default."""
+    keypoints: tuple[str, ...] = ()
+    """`CORNERS`, for one that gives the corners of what it sees."""
     confidence: float = 0.5
     input_spec: InputSpec = field(
         default_factory=lambda: InputSpec(bands=1, gsd_m=None, scaling=Scaling((0.0,), (1.0,)))
@@ -124,6 +127,7 @@ class KnownBuildings:
             labels=seen.labels,
             mask_boxes=mask_boxes,
             masks=_rasterize(seen.polygons, mask_boxes),
+            keypoints=_corners(seen.polygons, bounds) if self.keypoints else None,
         )
 
     def _see(self, chip: Chip) -> Seen:
@@ -332,6 +336,11 @@ def best_ious(found: NDArray[np.object_], truth: Sequence[shapely.Polygon]) -> N
     shared = shapely.area(shapely.intersection(true, found[other]))
     np.maximum.at(best, index, shared / (shapely.area(true) + shapely.area(found[other]) - shared))
     return best
+
+
+def _corners(polygons: NDArray[np.object_], bounds: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(n, 4, 3) corners, as sure where a chip's edge makes them as where the building has them."""
+    return find_corners(polygons, polygons, bounds) * np.array([1, 1, 0.9], dtype=np.float32)
 
 
 def _chip(window: Window, raster: NDArray[np.bool_], transform: Affine) -> Chip:

@@ -21,6 +21,7 @@ from shapely.affinity import affine_transform, rotate
 
 import footprints as fp
 from footprints.chip import Chip, InputSpec, Instances, Scaling
+from footprints.config import CORNERS
 from footprints.errors import (
     BandError,
     ChipSizeError,
@@ -269,6 +270,76 @@ def test_a_scene_without_data_gives_an_empty_layer(write, town, tmp_path):
     written = read_layer(tmp_path / "none.gpkg")
     assert list(written.columns) == list(layer.columns)
     assert written.crs == UTM
+
+
+# Keypoints.
+
+
+def corners_of(building: Polygon) -> np.ndarray:
+    """(4, 2) its vertices nearest to the corners of its box, in pixels."""
+    x_min, y_min, x_max, y_max = building.bounds
+    vertices = shapely.get_coordinates(building)
+    corners = [(x_min, y_min), (x_max, y_min), (x_max, y_max), (x_min, y_max)]
+    return np.array([vertices[np.hypot(*(vertices - c).T).argmin()] for c in corners])
+
+
+def cornered(buildings: list[Polygon], **settings) -> KnownBuildings:
+    return replace(detector_of(buildings, **settings), keypoints=CORNERS)
+
+
+@pytest.mark.parametrize("chip_size", [128, 300])
+def test_every_building_has_each_corner_once_by_any_grid(scene, tmp_path, chip_size):
+    houses = [*HOUSES, *TERRACE, WAREHOUSE]
+    layer = predict(
+        scene, cornered(on_ground(houses)), keypoints=tmp_path / "c.gpkg", chip_size=chip_size
+    )
+    assert "keypoints" not in layer
+    points = gpd.read_file(tmp_path / "c.gpkg")
+    assert points.crs == layer.crs
+    assert list(points.columns[:-1]) == ["building", "keypoint", "confidence", "source", "model"]
+    assert (points["confidence"] == 0.9).all()
+    assert not points.duplicated(["building", "keypoint"]).any()
+    truth = on_ground(houses)
+    for house, on_map in zip(houses, truth, strict=True):
+        found = layer.geometry.intersection(on_map).area.idxmax()
+        own = points[points["building"] == layer["id"][found]].set_index("keypoint")
+        assert set(own.index) == set(CORNERS)
+        expected = [NORTH_UP @ tuple(corner) for corner in corners_of(house)]
+        np.testing.assert_allclose(
+            own.geometry[list(CORNERS)].get_coordinates(), expected, atol=0.03
+        )
+
+
+def test_corners_of_several_scenes_belong_to_the_buildings_of_the_layer(write, tmp_path):
+    detector = cornered(on_ground([*HOUSES, COURTYARD]))
+    scenes = [write("a.tif"), write("b.tif")]
+    layer = predict(scenes, detector, keypoints=tmp_path / "c.parquet", out_crs="EPSG:4326")
+    points = gpd.read_parquet(tmp_path / "c.parquet")
+    assert points.crs == layer.crs == "EPSG:4326"
+    joined = points.merge(layer[["id", "source", "geometry"]], left_on="building", right_on="id")
+    assert len(joined) == len(points) == 4 * len(layer)
+    assert (joined["source_x"] == joined["source_y"]).all()
+    apart = shapely.distance(joined["geometry_x"].to_numpy(), joined["geometry_y"].to_numpy())
+    # In degrees; a pixel has 3e-6.
+    assert apart.max() < 3e-6
+
+
+def test_keypoints_are_asked_only_of_detectors_that_find_some(scene, town, tmp_path):
+    with pytest.raises(ConfigError, match="known-buildings finds no keypoints"):
+        predict(scene, town, keypoints=tmp_path / "c.gpkg")
+    with pytest.raises(OutputError, match="unknown output ending"):
+        predict(scene, town, keypoints=tmp_path / "c.txt")
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".shp", ".fgb", ".geojson"])
+def test_no_corners_are_an_empty_layer_of_points(write, tmp_path, suffix):
+    path = tmp_path / f"c{suffix}"
+    predict(write(), cornered([]), keypoints=path)
+    assert len(gpd.read_file(path)) == 0
+    predict(write(), cornered(on_ground(HOUSES)), keypoints=path, overwrite=True)
+    points = gpd.read_file(path)
+    assert len(points) == 4 * len(HOUSES)
+    assert set(points.geom_type) == {"Point"}
 
 
 # What is kept of what is found.

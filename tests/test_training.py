@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
@@ -20,7 +21,7 @@ from safetensors.torch import load_file
 from tiny_network import SECTIONS, tiny_config, tiny_network
 
 from footprints.chip import InputSpec, Instances, MaskGroup, Scaling
-from footprints.config import OptimizerConfig, RunConfig, load_config
+from footprints.config import CORNERS, OptimizerConfig, RunConfig, load_config
 from footprints.errors import OutputError, TrainingError
 from footprints.loop import (
     DetectionTask,
@@ -111,6 +112,32 @@ def test_weights_say_how_they_were_trained_and_predict(run, scene):
         scene / "scene.tif", detector=detector, chip_size=64, overlap=32, progress=False
     )
     assert "confidence" in layer.columns
+
+
+@pytest.mark.slow
+def test_a_run_trains_on_corners_and_its_weights_find_some(scene, config_file, tmp_path):
+    head = "model.keypoint_head={convs: 1, width: 8}"
+    config = load_config(config_file, [head, "train.epochs=1", "train.validate_every=1"])
+    weights = train(config, tmp_path / "run", progress=False)
+    (row,) = read_metrics(tmp_path / "run" / "metrics.csv")
+    # 4 x ln(cells) / 4: nothing is known of 56 x 56 cells at the start.
+    assert 0 < float(row["loss_keypoint"]) < 2 * np.log(56 * 56)
+    detector = load_detector(weights, device="cpu")
+    assert detector.keypoints == CORNERS
+    predict(
+        scene / "scene.tif",
+        detector=detector,
+        keypoints=tmp_path / "corners.gpkg",
+        chip_size=64,
+        progress=False,
+    )
+    assert "keypoint" in gpd.read_file(tmp_path / "corners.gpkg")
+
+
+def test_keypoints_that_are_no_corners_cannot_be_learnt(config_file, tmp_path):
+    config = load_config(config_file, ["model.keypoint_head={names: [nose]}"])
+    with pytest.raises(TrainingError, match=r"knows the keypoints upper_left, .*, got nose"):
+        train(config, tmp_path / "run", progress=False)
 
 
 def start(config_file: Path, folder: Path, *options: str) -> subprocess.Popen:
