@@ -214,7 +214,13 @@ def train(
 
     # After the imports: Lightning sets its own logger's level when it is imported.
     _configure(quiet=quiet, verbose=verbose)
-    weights = run(load_config(config, settings or ()), output, resume=resume, progress=not quiet)
+    try:
+        weights = run(
+            load_config(config, settings or ()), output, resume=resume, progress=not quiet
+        )
+    except KeyboardInterrupt as err:
+        print("footprints: stopped; go on with --resume", file=sys.stderr)
+        raise typer.Exit(_INTERRUPTED) from err
     if not quiet:
         print(f"weights are in {weights}")
 
@@ -248,6 +254,11 @@ def evaluate(
     """
     _configure(quiet=quiet, verbose=verbose)
     from footprints.evaluation import evaluate as run
+    from footprints.files import write_whole
+
+    # Figures are written anew after every change; a scene by mistake in their place is not.
+    if json_file is not None and json_file.suffix.lower() != ".json":
+        raise OutputError(f"figures must end in .json, got {json_file.name!r}")
 
     report = run(
         predicted,
@@ -259,10 +270,8 @@ def evaluate(
         class_map=class_map,
     )
     if json_file is not None:
-        try:
-            json_file.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
-        except OSError as err:
-            raise OutputError(f"cannot write {json_file}: {err.strerror}") from err
+        figures = json.dumps(report.to_dict(), indent=2) + "\n"
+        write_whole(json_file, figures.encode(), "figures")
     if not quiet:
         print(report)
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from footprints.chip import Window
 from footprints.errors import LayerError, OutputError
+from footprints.files import write_whole
 from footprints.raster.source import Scene, open_scene
 from footprints.vector.layer import reproject
 
@@ -123,10 +124,8 @@ def save_overlay(
         layer.geometry.to_numpy(), lambda xy: np.column_stack(to_picture @ (xy[:, 0], xy[:, 1]))
     )
     shown = shapely.intersects(polygons, shapely.box(0, 0, width, height))
-    try:
-        Path(path).write_bytes(_draw(picture, polygons[shown], layer[shown], names=names))
-    except OSError as err:
-        raise OutputError(f"cannot write picture {path}: {err.strerror}") from err
+    content = _draw(picture, polygons[shown], layer[shown], names=names)
+    write_whole(Path(path), content, "picture")
 
 
 def _in_frame_of(raster: Scene, layer: GeoDataFrame) -> GeoDataFrame:

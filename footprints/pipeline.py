@@ -28,6 +28,7 @@ from footprints.errors import (
     ChipSizeError,
     ConfigError,
     DetectionCapWarning,
+    FootprintsWarning,
     OrientationWarning,
     RasterError,
 )
@@ -41,7 +42,7 @@ from footprints.vector.merge import EVIDENCE_SHARE, merge
 from footprints.vector.outlines import Footprints, Outlines
 from footprints.vector.trace import trace
 from footprints.vector.wide_roofs import settle_wide_roofs
-from footprints.vector.write import check_output, write_layer
+from footprints.vector.write import GEOJSON_SUFFIXES, check_output, write_layer
 
 if TYPE_CHECKING:
     import torch
@@ -142,6 +143,7 @@ def predict(
     _check_paths(paths)
     _check_numbers(confidence, min_area_m2, batch_size)
     target = _parse_crs(out_crs)
+    _check_geojson_crs(output, target)
     if pixels and not (crs is None and target is None):
         raise ConfigError("pixel coordinates have no CRS; use --pixels, or --crs and --out-crs")
     if detector is None:
@@ -241,6 +243,12 @@ def _find_footprints(fine: _Pass, detector: Detector, *, progress: bool) -> Foot
     name = fine.grid.scene.name
     with tqdm(total=total, desc=name, unit="chip", disable=not progress) as bar:
         outlines, read = _detect(fine, detector, bar)
+        if not read.any():
+            warnings.warn(
+                f"{name} has no pixel with data; check --nodata and --bands",
+                FootprintsWarning,
+                stacklevel=3,
+            )
         footprints = merge(
             outlines, fine.chips, read, confidence=fine.confidence, overlaps=fine.overlaps
         )
@@ -358,6 +366,16 @@ def _parse_crs(crs: str | CRS | None) -> CRS | None:
         return None if crs is None else CRS.from_user_input(crs)
     except CRSError as err:
         raise ConfigError(f"unknown CRS {crs!r}; give one such as EPSG:32645") from err
+
+
+def _check_geojson_crs(output: str | Path | None, crs: CRS | None) -> None:
+    if output is None or crs is None or Path(output).suffix.lower() not in GEOJSON_SUFFIXES:
+        return
+    if not crs.equals(CRS("EPSG:4326"), ignore_axis_order=True):
+        raise ConfigError(
+            f"GeoJSON is always WGS 84 (RFC 7946), got {crs.name} for {output}; leave out "
+            f"--out-crs, or write .gpkg"
+        )
 
 
 def _check_reach(scene: Scene, crs: CRS) -> None:

@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressB
 from torch.utils.data import DataLoader, Dataset
 
 from footprints.chip import InputSpec, Scaling
-from footprints.config import CORNERS, DataConfig, RunConfig, SceneConfig
+from footprints.config import CORNERS, DataConfig, RunConfig, SceneConfig, load_config
 from footprints.data.augment import Augmentation
 from footprints.data.dataset import (
     EpochSampler,
@@ -76,7 +76,7 @@ def train(
             finite.
     """
     folder = Path(output)
-    _prepare_folder(folder, config, resume=resume)
+    _check_folder(folder, config, resume=resume)
     keep_freed_memory()
     scenes = [
         read_training_scene(_scene(s, config), classes=config.model.classes)
@@ -101,28 +101,54 @@ def train(
         split.validation, chip_size=config.data.chip_size, gsd_m=config.data.gsd_m
     )
     task = DetectionTask(_network(config), config, spec)
+    _write_config(folder, config)
     trainer = _trainer(config, folder, spec, progress=progress)
     with warnings.catch_warnings():
         # Lightning remarks on every loop with few steps or workers; that is the user's choice.
         warnings.filterwarnings("ignore", module="lightning")
-        trainer.fit(
-            task,
-            _loader(chips, config, sampler=EpochSampler(chips)),
-            _loader(validation, config) if len(validation) else None,
-            ckpt_path=folder / CHECKPOINT if resume else None,
-            weights_only=True,
-        )
+        try:
+            trainer.fit(
+                task,
+                _loader(chips, config, sampler=EpochSampler(chips)),
+                _loader(validation, config) if len(validation) else None,
+                ckpt_path=folder / CHECKPOINT if resume else None,
+                weights_only=True,
+            )
+        except SystemExit as err:
+            # How Lightning ends what was interrupted: it would end a caller's program, too.
+            raise KeyboardInterrupt from err
     return folder / WEIGHTS
 
 
-def _prepare_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
+def _check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
+    """Refuse what would destroy a run, or go on with another one."""
     checkpoint = folder / CHECKPOINT
     if resume and not checkpoint.exists():
         raise TrainingError(f"nothing to resume: {checkpoint} is missing; leave out --resume")
-    if checkpoint.exists() and not resume:
-        raise OutputError(
-            f"{folder} holds a run; go on with --resume or choose another folder with --output"
-        )
+    if not resume:
+        if checkpoint.exists():
+            raise OutputError(
+                f"{folder} holds a run; go on with --resume or choose another folder with --output"
+            )
+        if (folder / WEIGHTS).exists():
+            raise OutputError(
+                f"{folder} holds weights, but no checkpoint to go on from; move them away or "
+                f"choose another folder with --output"
+            )
+        return
+    before = load_config(folder / CONFIG)
+    for section in ("model", "data", "augment"):
+        old, new = getattr(before, section), getattr(config, section)
+        for key in type(old).model_fields:
+            if getattr(old, key) != getattr(new, key):
+                raise TrainingError(
+                    f"{folder} was trained with another {section}.{key}; a run goes on with the "
+                    f"network and the data it had, so undo the change or start a new run from its "
+                    f"weights (train.start_from)"
+                )
+
+
+def _write_config(folder: Path, config: RunConfig) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

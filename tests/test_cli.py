@@ -303,6 +303,11 @@ def test_a_folder_that_is_not_writable_is_one_line(folder, weights, monkeypatch)
             "evaluate truth.gpkg truth.gpkg --json no/r.json", ["no/r.json"], id="no place"
         ),
         pytest.param(
+            "evaluate truth.gpkg truth.gpkg --json scene.tif",
+            ["must end in .json", "scene.tif"],
+            id="figures in place of a scene",
+        ),
+        pytest.param(
             "evaluate truth.gpkg truth.gpkg --class-field kind",
             ["predicted has no column 'class'"],
             id="no classes",

@@ -27,6 +27,7 @@ from footprints.errors import (
     ChipSizeError,
     ConfigError,
     DetectionCapWarning,
+    FootprintsWarning,
     LayerError,
     OutputError,
     RasterError,
@@ -264,7 +265,8 @@ def test_a_cap_is_reported_unless_only_wide_roofs_are_sought(scene):
 
 def test_a_scene_without_data_gives_an_empty_layer(write, town, tmp_path):
     empty = write(pixels=np.zeros((1, HEIGHT, WIDTH), np.uint8), nodata=0)
-    layer = predict(empty, town, output=tmp_path / "none.gpkg")
+    with pytest.warns(FootprintsWarning, match=r"has no pixel with data; check --nodata"):
+        layer = predict(empty, town, output=tmp_path / "none.gpkg")
     check_layer(layer)
     assert (len(layer), layer.crs) == (0, UTM)
     written = read_layer(tmp_path / "none.gpkg")
@@ -404,9 +406,17 @@ def test_scenes_of_one_name_are_told_apart_by_their_paths(write, town):
 
 def test_an_empty_scene_does_not_change_the_layers_types(write, town):
     empty = write("empty.tif", np.zeros((1, HEIGHT, WIDTH), np.uint8), nodata=0)
-    layer = predict([empty, write()], town)
+    with pytest.warns(FootprintsWarning, match=r"empty\.tif has no pixel with data"):
+        layer = predict([empty, write()], town)
     assert_finds(layer, town.polygons)
     assert set(layer["source"]) == {"town.tif"}
+
+
+def test_geojson_is_in_no_other_crs(scene, town, tmp_path):
+    assert len(predict(scene, town, out_crs="EPSG:4326", output=tmp_path / "a.geojson"))
+    with pytest.raises(ConfigError, match=r"always WGS 84 .*Pseudo-Mercator .*b\.geojson"):
+        predict(scene, town, out_crs="EPSG:3857", output=tmp_path / "b.geojson")
+    assert not (tmp_path / "b.geojson").exists()
 
 
 def test_the_layer_can_be_in_another_crs(scene, town):

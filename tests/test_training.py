@@ -22,7 +22,7 @@ from tiny_network import SECTIONS, tiny_config, tiny_network
 
 from footprints.chip import InputSpec, Instances, MaskGroup, Scaling
 from footprints.config import CORNERS, OptimizerConfig, RunConfig, load_config
-from footprints.errors import OutputError, TrainingError
+from footprints.errors import LayerError, OutputError, TrainingError
 from footprints.loop import (
     DetectionTask,
     Judged,
@@ -186,6 +186,49 @@ def test_a_run_is_not_overwritten(run, config_file):
     with pytest.raises(OutputError, match=r"holds a run; go on with --resume or choose"):
         train(load_config(config_file), run, progress=False)
     assert (run / "weights.safetensors").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("model.box_head.width=16", "model.box_head"),
+        ("data.chip_size=96", "data.chip_size"),
+        ("augment.blur=0.9", "augment.blur"),
+    ],
+)
+def test_a_run_does_not_go_on_as_another(run, config_file, change, named):
+    before = (run / "config.yaml").read_text()
+    with pytest.raises(TrainingError, match=f"trained with another {named};"):
+        train(load_config(config_file, [change]), run, resume=True, progress=False)
+    assert (run / "config.yaml").read_text() == before
+
+
+def test_weights_without_a_checkpoint_are_not_overwritten(config_file, tmp_path):
+    (tmp_path / "weights.safetensors").write_text("hours of work")
+    with pytest.raises(OutputError, match="holds weights, but no checkpoint"):
+        train(load_config(config_file), tmp_path, progress=False)
+    assert (tmp_path / "weights.safetensors").read_text() == "hours of work"
+
+
+def test_a_run_that_cannot_start_leaves_no_folder(config_file, tmp_path):
+    config = load_config(config_file, ["data.scenes=[{images: [scene.tif], labels: gone.gpkg}]"])
+    with pytest.raises(LayerError, match=r"gone\.gpkg"):
+        train(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGINT")
+def test_a_run_that_is_interrupted_says_how_to_go_on(config_file, tmp_path):
+    process = start(config_file, tmp_path / "run")
+    while not (tmp_path / "run" / "last.ckpt").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "footprints: stopped; go on with --resume"
 
 
 def test_nothing_to_resume_is_an_error(config_file, tmp_path):

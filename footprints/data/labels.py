@@ -157,7 +157,8 @@ def read_training_scene(
 
     Raises:
         LayerError: The labels are unreadable, have no polygon or no CRS, lack a column, name an
-            unknown class, are all left out, or lie on none of the images.
+            unknown class, are all left out, or lie on none of the images; so does the area of
+            interest.
         RasterError: An image is missing, unreadable or without georeference.
 
     Warns:
@@ -173,6 +174,11 @@ def read_training_scene(
         images.append(image)
         used[rows] = True
     _check_overlap(images, frame, str(scene.labels), used)
+    if areas is not None and all(image.aoi is None or image.aoi.is_empty for image in images):
+        raise LayerError(
+            f"area of interest {scene.aoi} lies beside {images[0].path}"
+            f"{' and all other images' if len(images) > 1 else ''}; check both"
+        )
     return images
 
 

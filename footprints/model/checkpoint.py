@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +20,8 @@ from torch import Tensor
 
 from footprints.chip import InputSpec, Scaling
 from footprints.config import ModelConfig, parse_config
-from footprints.errors import OutputError, StartWarning, WeightsError
+from footprints.errors import StartWarning, WeightsError
+from footprints.files import write_whole
 from footprints.model.mask_rcnn import MaskRCNN
 from footprints.model.tensor_files import adapt_bands
 
@@ -74,13 +74,7 @@ def save_weights(path: str | Path, model: MaskRCNN, info: WeightsInfo) -> None:
         "confidence": info.confidence,
         "training": info.training,
     }
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(save(tensors, {_KEY: json.dumps(header, sort_keys=True)}))
-        beside.replace(path)
-    except OSError as err:
-        beside.unlink(missing_ok=True)
-        raise OutputError(f"cannot write weights {path}: {err}") from err
+    write_whole(path, save(tensors, {_KEY: json.dumps(header, sort_keys=True)}), "weights")
 
 
 def read_info(path: str | Path) -> WeightsInfo:

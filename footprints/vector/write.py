@@ -31,6 +31,8 @@ from footprints.vector.read import NO_CRS, PARQUET_SUFFIXES
 SUFFIXES = (".gpkg", ".shp", ".parquet", ".geoparquet", ".fgb", ".geojson", ".json")
 """Endings of the files that can be written."""
 
+GEOJSON_SUFFIXES = (".geojson", ".json")
+
 SHAPEFILE_COLUMNS = {
     "id": "id",
     "class": "class",

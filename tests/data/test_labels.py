@@ -200,6 +200,12 @@ def test_areas_of_interest_arrive_in_raster_pixels(tmp_path: Path) -> None:
     assert image.aoi.symmetric_difference(area).area < 1
 
 
+def test_an_area_beside_all_images_is_an_error(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path, [HOUSE], aoi=shapely.box(9000, 9000, 9100, 9100))
+    with pytest.raises(LayerError, match=r"area of interest .* lies beside .*scene\.tif; check"):
+        read_training_scene(scene)
+
+
 def test_a_missing_column_names_those_that_are_there(tmp_path: Path) -> None:
     image = make_scene(tmp_path, [HOUSE]).images
     layer = write_layer(tmp_path / "kinds.gpkg", [HOUSE], kind=["house"], year=[1999])
