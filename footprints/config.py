@@ -375,6 +375,9 @@ class AugmentConfig(Settings):
     """Largest exponent, as a share above 1, or one over it."""
     blur: Share = 0.2
     """Share of chips that are slightly blurred."""
+    sharpen: Share = 0.3
+    """Share of the other chips that are sharpened: imagery read at a coarser resolution than its
+    own is soft, what was thinned out before it came to us is sharp."""
     noise: Share = 0.02
     """Largest standard deviation of noise, as a share of the value range."""
     noisy: Share = 0.3

@@ -28,7 +28,17 @@ COLOURS = {
 }
 CODES = {10 * (number + 1): name for number, name in enumerate(COLOURS)}
 RUIN = 99
-SHARES = ("tilted", "brightness", "contrast", "saturation", "hue", "band_gain", "gamma", "blur")
+SHARES = (
+    "tilted",
+    "brightness",
+    "contrast",
+    "saturation",
+    "hue",
+    "band_gain",
+    "gamma",
+    "blur",
+    "sharpen",
+)
 PLAIN = dict.fromkeys([*SHARES, "noisy"], 0) | {"scale": (1, 1)}
 
 

@@ -119,6 +119,8 @@ class Augmentation:
     """Largest exponent, as a share above 1, or one over it."""
     blur: float = 0.2
     """Share of chips that are slightly blurred."""
+    sharpen: float = 0.3
+    """Share of the other chips that are sharpened."""
     noise: float = 0.02
     """Largest standard deviation of noise, as a share of the value range."""
     noisy: float = 0.3
@@ -126,7 +128,7 @@ class Augmentation:
 
     def with_colour(self, strength: float) -> Augmentation:
         """The same, with all changes of colour and sharpness this many times as strong."""
-        shares = ("blur", "noisy")
+        shares = ("blur", "sharpen", "noisy")
         bounds = ("brightness", "contrast", "saturation", "hue", "band_gain", "gamma", "noise")
         return replace(
             self,
@@ -186,7 +188,9 @@ def jitter_colours(
     np.power(np.maximum(flat, 0, out=flat), np.float32(exponent), out=flat)
     image = flat.reshape(bands, height, width)
     if rng.random() < augmentation.blur:
-        image = _blur(image, np.float32(rng.uniform(0.05, 0.25)))
+        image = _weigh_neighbours(image, np.float32(rng.uniform(0.05, 0.25)))
+    elif rng.random() < augmentation.sharpen:
+        image = _weigh_neighbours(image, -np.float32(rng.uniform(0.05, 0.35)))
     if rng.random() < augmentation.noisy:
         deviation = np.float32(rng.uniform(0, augmentation.noise))
         image = image + deviation * rng.standard_normal(image.shape, dtype=np.float32)
@@ -227,8 +231,11 @@ def _turn_about_grey(angle: float) -> NDArray[np.float64]:
     return turned
 
 
-def _blur(image: NDArray[np.float32], side: np.float32) -> NDArray[np.float32]:
-    """Weigh each pixel with its neighbours, ``side`` for each, along both axes."""
+def _weigh_neighbours(image: NDArray[np.float32], side: np.float32) -> NDArray[np.float32]:
+    """Weigh each pixel with its neighbours, ``side`` for each, along both axes.
+
+    Above 0 that blurs, below it sharpens.
+    """
     for axis in (1, 2):
         padded = np.pad(image, [(int(a == axis),) * 2 for a in range(3)], mode="edge")
         size = image.shape[axis]

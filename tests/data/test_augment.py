@@ -79,9 +79,11 @@ def test_ground_without_data_stays_zero_and_does_not_count() -> None:
     changed = jitter(dark, Augmentation(), valid=valid)
     assert (changed[:, ~valid] == 0).all()
     loud = jitter(
-        np.where(valid, pixels, 9999).astype(np.float32), Augmentation(blur=0), valid=valid
+        np.where(valid, pixels, 9999).astype(np.float32),
+        Augmentation(blur=0, sharpen=0),
+        valid=valid,
     )
-    quiet = jitter(dark, Augmentation(blur=0), valid=valid)
+    quiet = jitter(dark, Augmentation(blur=0, sharpen=0), valid=valid)
     np.testing.assert_array_equal(loud, quiet)
 
 
@@ -102,6 +104,15 @@ def test_the_input_is_left_alone() -> None:
     before = pixels.copy()
     jitter(pixels, Augmentation(blur=1, noisy=1))
     np.testing.assert_array_equal(pixels, before)
+
+
+@pytest.mark.parametrize(("change", "sharper"), [({"blur": 1}, False), ({"sharpen": 1}, True)])
+def test_blurring_softens_edges_and_sharpening_steepens_them(change, sharper) -> None:
+    edge = np.full((3, 12, 12), 60, dtype=np.float32)
+    edge[:, :, 6:] = 180
+    for seed in range(5):
+        step = np.diff(jitter(edge, replace(STILL, **change), seed)[:, :, 5:7], axis=2)
+        assert ((step > 125) if sharper else (step < 115)).all()
 
 
 def test_hue_and_saturation_leave_grey_as_it_is() -> None:
