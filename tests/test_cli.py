@@ -269,7 +269,7 @@ def test_a_bad_scene_is_one_line(bad_files, weights, scene, words):
         pytest.param("--crs moon", ["'moon'", "EPSG:32645"], id="unknown CRS"),
         pytest.param("--out-crs moon", ["'moon'", "EPSG:32645"], id="unknown CRS of the layer"),
         pytest.param("--pixels --crs EPSG:4326", ["--pixels", "--crs"], id="pixels in a CRS"),
-        pytest.param("--device abacus", ["'abacus'", "try cpu"], id="unknown device"),
+        pytest.param("--device abacus", ["'abacus'", "use cpu"], id="unknown device"),
         pytest.param("--min-area -1", ["min area", "-1"], id="negative area"),
         pytest.param("--confidence 2", ["confidence", "[0, 1]", "got 2"], id="confidence above 1"),
         pytest.param("--batch-size 0", ["batch size", "got 0"], id="no batch"),

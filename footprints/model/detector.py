@@ -141,7 +141,9 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as err:
         reason = str(err).splitlines()[0]
-        raise DeviceError(f"device {device!r} is not available ({reason}); try cpu") from err
+        raise DeviceError(
+            f"device {device!r} is not available ({reason}); use cpu, cuda, cuda:1 or mps"
+        ) from err
     return chosen
 
 

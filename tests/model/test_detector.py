@@ -194,7 +194,7 @@ def test_weights_load_into_a_detector_that_finds_the_same(tmp_path):
     ],
 )
 def test_a_device_that_is_not_there_is_an_error_with_a_way_out(device):
-    with pytest.raises(DeviceError, match=r"is not available \(.+\); try cpu"):
+    with pytest.raises(DeviceError, match=r"is not available \(.+\); use cpu"):
         choose_device(device)
 
 
