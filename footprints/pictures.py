@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 import io
-import os
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from footprints.chip import Window
 from footprints.errors import LayerError, OutputError
-from footprints.files import write_whole
+from footprints.files import check_place, write_whole
 from footprints.raster.source import Scene, open_scene
 from footprints.vector.layer import reproject
 
@@ -59,14 +58,7 @@ def check_picture(path: str | Path, *, overwrite: bool = False) -> None:
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise OutputError(f"a picture must end in .png, got {path.name!r}")
-    if not path.parent.is_dir():
-        raise OutputError(f"folder of the picture does not exist: {path.parent}; create it first")
-    if path.is_dir():
-        raise OutputError(f"picture is a folder: {path}; give the name of a file")
-    if path.exists() and not overwrite:
-        raise OutputError(f"picture exists: {path}; replace it with --overwrite")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise OutputError(f"folder of the picture is not writable: {path.parent}")
+    check_place(path, "picture", overwrite=overwrite)
 
 
 def save_overlay(

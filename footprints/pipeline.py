@@ -40,9 +40,10 @@ from footprints.vector.keypoints import keypoint_layer
 from footprints.vector.layer import concat_layers, place, reproject
 from footprints.vector.merge import EVIDENCE_SHARE, merge
 from footprints.vector.outlines import Footprints, Outlines
+from footprints.vector.read import GEOJSON_SUFFIXES
 from footprints.vector.trace import trace
 from footprints.vector.wide_roofs import settle_wide_roofs
-from footprints.vector.write import GEOJSON_SUFFIXES, check_output, write_layer
+from footprints.vector.write import check_output, write_layer
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,6 @@ leading background to our last row.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +30,7 @@ from footprints.config import (
     RPNConfig,
 )
 from footprints.errors import OutputError, WeightsError
+from footprints.files import check_place
 from footprints.model.backbone import trunk_scaling
 from footprints.model.checkpoint import WeightsInfo, misfits, save_weights
 from footprints.model.mask_rcnn import MaskRCNN
@@ -89,7 +89,9 @@ def convert_weights(
         OutputError: The output exists, has another ending, or cannot be written.
     """
     source, output = Path(source), Path(output)
-    _check_output(output, overwrite=overwrite)
+    if output.suffix != ".safetensors":
+        raise OutputError(f"weights must end in .safetensors, got {output.name!r}")
+    check_place(output, "weights", overwrite=overwrite, plural=True)
     given = _with_current_names(read_tensors(source))
     name = _architecture(given, source)
     config = _settings(given, name)
@@ -115,19 +117,6 @@ def convert_weights(
     )
     save_weights(output, model, info)
     return info
-
-
-def _check_output(path: Path, *, overwrite: bool) -> None:
-    if path.suffix != ".safetensors":
-        raise OutputError(f"weights must end in .safetensors, got {path.name!r}")
-    if not path.parent.is_dir():
-        raise OutputError(f"folder of the weights does not exist: {path.parent}; create it first")
-    if path.is_dir():
-        raise OutputError(f"weights are a folder: {path}; give the name of a file")
-    if path.exists() and not overwrite:
-        raise OutputError(f"weights exist: {path}; replace them with --overwrite")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise OutputError(f"folder of the weights is not writable: {path.parent}")
 
 
 def _with_current_names(given: Mapping[str, Tensor]) -> dict[str, Tensor]:

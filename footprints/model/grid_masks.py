@@ -19,6 +19,7 @@ from footprints.model.masks import (
     image_points,
     mask_channels,
     mask_loss,
+    no_loss,
     own_logits,
     regular_grid,
 )
@@ -67,11 +68,7 @@ class GridMaskHead(nn.Module):
             targets: Ground-truth masks of the R boxes.
         """
         if not len(boxes):
-            # Every parameter takes part in every step, or DDP waits for it for ever.
-            return {
-                "loss_mask": sum(p.sum() for p in self.parameters()) * 0
-                + features.levels[0].sum() * 0
-            }
+            return {"loss_mask": no_loss(self, features.levels[0])}
         logits = self(features, boxes, image_index)
         grid = regular_grid(logits.shape[-1], boxes.device).expand(len(boxes), -1, -1)
         coverage = targets.sample(image_points(grid, boxes))

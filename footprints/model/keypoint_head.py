@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from footprints.config import KeypointConfig
-from footprints.model.masks import image_points
+from footprints.model.convolutions import convolutions
+from footprints.model.masks import image_points, no_loss
 from footprints.model.roi import RoIFeatures, RoIs, pool_rois
 
 GRID_CELLS_PER_FEATURE = 4
@@ -29,16 +30,13 @@ class KeypointHead(nn.Module):
     def __init__(self, channels: int, config: KeypointConfig) -> None:
         super().__init__()
         self.config = config
-        self.convs = nn.Sequential()
-        for _ in range(config.convs):
-            self.convs.extend((nn.Conv2d(channels, config.width, 3, padding=1), nn.ReLU()))
+        self.convs = convolutions(channels, config.width, config.convs, "none")
+        if config.convs:
             channels = config.width
         self.prediction = nn.ConvTranspose2d(channels, len(config.names), 4, stride=2, padding=1)
-        for parameter in self.parameters():
-            if parameter.dim() > 1:
-                nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
-            else:
-                nn.init.zeros_(parameter)
+        nn.init.kaiming_normal_(self.prediction.weight, mode="fan_out", nonlinearity="relu")
+        assert self.prediction.bias is not None
+        nn.init.zeros_(self.prediction.bias)
 
     def forward(self, features: RoIFeatures, boxes: Tensor, image_index: Tensor) -> Tensor:
         """Boxes (R, 4) in image pixels to logits (R, J, S, S)."""
@@ -58,9 +56,7 @@ class KeypointHead(nn.Module):
             keypoints: (R, J, 3) x and y in image pixels, and 1 where visible.
         """
         if not len(boxes):
-            # Every parameter takes part in every step, or DDP waits for it for ever.
-            nothing = sum(p.sum() for p in self.parameters()) * 0
-            return {"loss_keypoint": nothing + features.levels[0].sum() * 0}
+            return {"loss_keypoint": no_loss(self, features.levels[0])}
         logits = self(features, boxes, image_index)
         side = logits.shape[-1]
         corner, size = boxes[:, None, :2], boxes[:, None, 2:] - boxes[:, None, :2]

@@ -22,7 +22,7 @@ PARQUET_SUFFIXES = frozenset({".parquet", ".geoparquet"})
 
 NO_CRS = b'"crs": null,\n'
 """The member of a GeoJSON file in pixel coordinates; without it GeoJSON is WGS 84."""
-_GEOJSON_SUFFIXES = frozenset({".geojson", ".json"})
+GEOJSON_SUFFIXES = frozenset({".geojson", ".json"})
 _GEOJSON_HEAD_BYTES = 4096
 """Members of the collection stand before its features, within this many bytes."""
 
@@ -138,7 +138,7 @@ def _is_address(path: str) -> bool:
 def _is_geojson_without_crs(path: str | Path) -> bool:
     """Whether GeoJSON says that it has no CRS; GDAL takes it for WGS 84 all the same."""
     path = Path(path)
-    if path.suffix.lower() not in _GEOJSON_SUFFIXES or not path.is_file():
+    if path.suffix.lower() not in GEOJSON_SUFFIXES or not path.is_file():
         return False
     with path.open("rb") as file:
         head = file.read(_GEOJSON_HEAD_BYTES).partition(b'"features"')[0]

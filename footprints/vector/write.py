@@ -26,12 +26,10 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from shapely import GeometryType
 
 from footprints.errors import OutputError
-from footprints.vector.read import NO_CRS, PARQUET_SUFFIXES
+from footprints.vector.read import GEOJSON_SUFFIXES, NO_CRS, PARQUET_SUFFIXES
 
 SUFFIXES = (".gpkg", ".shp", ".parquet", ".geoparquet", ".fgb", ".geojson", ".json")
 """Endings of the files that can be written."""
-
-GEOJSON_SUFFIXES = (".geojson", ".json")
 
 SHAPEFILE_COLUMNS = {
     "id": "id",
@@ -156,7 +154,7 @@ def _write(layer: GeoDataFrame, path: Path, geometry: str) -> None:
         # Through memory: what fails when GDAL closes a file on a full disk is not reported, and
         # SQLite cannot lock on many network drives. The bytes are few beside the layer itself.
         buffer = io.BytesIO()
-        is_geojson, is_placed = _DRIVERS[suffix] == "GeoJSON", layer.crs is not None
+        is_geojson, is_placed = suffix in GEOJSON_SUFFIXES, layer.crs is not None
         options = dict(_RFC7946) if is_geojson and is_placed else {}
         _write_by_gdal(layer, buffer, path, geometry, options)
         content = buffer.getvalue()
