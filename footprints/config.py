@@ -373,11 +373,13 @@ class AugmentConfig(Settings):
     """Largest change of each band by itself, as a share."""
     gamma: Share = 0.25
     """Largest exponent, as a share above 1, or one over it."""
+    thinned: Share = 0.25
+    """Share of cuts of imagery finer than it is read, for which the nearest pixels are taken, not
+    averages: much imagery was thinned out so before it came to its user."""
     blur: Share = 0.2
     """Share of chips that are slightly blurred."""
     sharpen: Share = 0.3
-    """Share of the other chips that are sharpened: imagery read at a coarser resolution than its
-    own is soft, what was thinned out before it came to us is sharp."""
+    """Share of the other chips that are sharpened."""
     noise: Share = 0.02
     """Largest standard deviation of noise, as a share of the value range."""
     noisy: Share = 0.3

@@ -36,6 +36,7 @@ SHARES = (
     "hue",
     "band_gain",
     "gamma",
+    "thinned",
     "blur",
     "sharpen",
 )

@@ -117,6 +117,8 @@ class Augmentation:
     """Largest change of each band by itself, as a share."""
     gamma: float = 0.25
     """Largest exponent, as a share above 1, or one over it."""
+    thinned: float = 0.25
+    """Share of cuts of finer imagery for which the nearest pixels are taken, not averages."""
     blur: float = 0.2
     """Share of chips that are slightly blurred."""
     sharpen: float = 0.3
@@ -128,7 +130,7 @@ class Augmentation:
 
     def with_colour(self, strength: float) -> Augmentation:
         """The same, with all changes of colour and sharpness this many times as strong."""
-        shares = ("blur", "sharpen", "noisy")
+        shares = ("thinned", "blur", "sharpen", "noisy")
         bounds = ("brightness", "contrast", "saturation", "hue", "band_gain", "gamma", "noise")
         return replace(
             self,
@@ -152,6 +154,10 @@ class Augmentation:
         if rng.random() >= self.tilted:
             return LEVEL
         return Tilt(float(rng.uniform(-45, 45)))
+
+    def draw_thinned(self, rng: np.random.Generator) -> bool:
+        """Whether a cut of finer imagery is thinned out."""
+        return bool(rng.random() < self.thinned)
 
 
 def jitter_colours(

@@ -233,8 +233,9 @@ class TrainingChips(Dataset[Sample]):
         orientation = self.augmentation.draw_orientation(rng)
         if orientation.swaps_sides:
             height, width = width, height
+        thinned = self.augmentation.draw_thinned(rng)
         image, window, tilt = self._draw_window(number, height, width, rng)
-        return Cut(image, window, height, width, orientation, x, y, tilt)
+        return Cut(image, window, height, width, orientation, x, y, tilt, thinned)
 
     def _draw_window(
         self, number: int, height: int, width: int, rng: np.random.Generator

@@ -83,6 +83,8 @@ class Cut(NamedTuple):
     """Upper edge on the chip."""
     tilt: Tilt = LEVEL
     """Where there is one, the window is larger than what is shown."""
+    thinned: bool = False
+    """Of finer imagery, the nearest pixels are taken, not averages: sharp and jagged."""
 
     @property
     def to_chip(self) -> Affine:
@@ -203,12 +205,31 @@ def find_corners(
 
 def _show(cut: Cut, read: Read) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Pixels (bands, ...) and validity of a cut, as they stand on the chip."""
-    raw, has_data = read(cut.image, cut.window, cut.read_shape)
+    raw, has_data = _read(cut, read)
     pixels = cut.tilt.pixels(raw.astype(np.float32), cut.height, cut.width)
     whole = cut.tilt.pixels(has_data[np.newaxis].astype(np.float32), cut.height, cut.width)
     turn = cut.orientation.turn_pixels
     # A pixel mixed with one without data is none.
     return turn(pixels), turn(whole[0] > _WHOLE)
+
+
+def _read(cut: Cut, read: Read) -> tuple[Pixels, NDArray[np.bool_]]:
+    """Pixels (bands, *read_shape) and validity of a cut's window."""
+    (height, width), window = cut.read_shape, cut.window
+    if not cut.thinned or window.height < height or window.width < width:
+        return read(cut.image, window, (height, width))
+    y, rows = _nearest(window.y, window.height, height)
+    x, columns = _nearest(window.x, window.width, width)
+    shape = (int(rows[-1]) + 1, int(columns[-1]) + 1)
+    pixels, has_data = read(cut.image, Window(x, y, shape[1], shape[0]), shape)
+    return pixels[:, rows[:, np.newaxis], columns], has_data[rows[:, np.newaxis], columns]
+
+
+def _nearest(start: float, length: float, count: int) -> tuple[int, NDArray[np.intp]]:
+    """First whole pixel of a span, and the (count,) pixels after it under evenly spaced points."""
+    first = int(np.floor(start))
+    points = start - first + (np.arange(count) + 0.5) * length / count
+    return first, points.astype(np.intp)
 
 
 def _visible_parts(cut: Cut) -> _Visible:

@@ -1,6 +1,7 @@
 """Chips are reproducible, show nothing they must not, and carry targets that fit their pixels."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -287,6 +288,25 @@ def test_colours_change_in_the_range_of_the_imagery(tmp_path: Path) -> None:
     means = [data[index].pixels.mean() for index in range(30)]
     assert 20 < np.std(means) < 200
     assert all(300 < mean < 900 for mean in means)
+
+
+def test_fine_imagery_is_thinned_out_or_averaged(tmp_path: Path) -> None:
+    row, column = np.indices((400, 400))
+    checks = np.where((row + column) % 2, 100, 200).astype(np.uint8)
+    path = write_image(tmp_path / "fine.tif", np.broadcast_to(checks, (3, 400, 400)))
+    labels = write_layer(tmp_path / "fine.gpkg", houses(40, 400))
+    source = whole(*read_training_scene(TrainingScene(path, labels)))
+    still = replace(PLAIN, scale=(1.0, 1.0), tilted=0)
+    averaged, thinned = (
+        chips(source, gsd_m=1.0, augmentation=replace(still, thinned=share)) for share in (0, 1)
+    )
+    same_resolution = chips(source, gsd_m=0.5, augmentation=replace(still, thinned=1))
+    for index in range(5):
+        np.testing.assert_allclose(averaged[index].pixels, 150, atol=12)
+        assert np.abs(thinned[index].pixels - 150).mean() > 25
+        np.testing.assert_array_equal(thinned[index].masks, averaged[index].masks)
+        np.testing.assert_array_equal(thinned[index].boxes, averaged[index].boxes)
+        assert same_resolution[index].pixels.shape == thinned[index].pixels.shape
 
 
 def test_images_of_different_band_counts_are_refused(tmp_path: Path) -> None:
