@@ -28,11 +28,20 @@ from footprints.model.checkpoint import WeightsInfo, save_weights
 from footprints.model.detector import scale_pixels, to_instances
 from footprints.model.mask_rcnn import MaskRCNN
 from footprints.model.targets import Target
+from footprints.precision import (
+    IOU_THRESHOLDS,
+    ScoredImage,
+    average_precision,
+    boundary_iou,
+    iou_matrix,
+)
 from footprints.vector.overlaps import find_doubles, find_overlaps, surest
 from footprints.vector.trace import trace
 
 _IOU = 0.5
 """What counts as found in validation."""
+_BOUNDARY_PX = 2.0
+"""Width of the strip inside outlines whose IoU says how well they fit."""
 _STEP_AT = 0.75
 """Share of the steps after which the step schedule goes down, as in arXiv 1703.06870."""
 _UNKNOWN_CONFIDENCE = 0.5
@@ -52,6 +61,10 @@ class Judged(NamedTuple):
     """(n,) their 0-based classes."""
     true_labels: NDArray[np.int64]
     """(m,) those of the true buildings."""
+    ious: NDArray[np.float64]
+    """(n, m) of outlines."""
+    boundary_ious: NDArray[np.float64]
+    """(k,) of matches."""
 
 
 class DetectionTask(lightning.LightningModule):
@@ -135,17 +148,33 @@ class DetectionTask(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Choose the confidence to report buildings from, and log what it gives."""
         scores, hits, labels, true_labels = (
-            np.concatenate(part) for part in zip(*self._judged, strict=True)
+            np.concatenate([getattr(chip, name) for chip in self._judged])
+            for name in ("scores", "hits", "labels", "true_labels")
         )
         self.confidence, kept = choose_confidence(scores, hits, len(true_labels))
         hits, labels = hits[kept], labels[kept]
         figures = {"val_confidence": self.confidence}
         figures |= ratios("val", hits, len(true_labels))
         self.log_dict(figures, prog_bar=True)
+        self.log_dict(self._outline_figures())
         classes = self.config.model.classes
         for number, name in enumerate(classes if len(classes) > 1 else ()):
             true_count = int((true_labels == number).sum())
             self.log_dict(ratios(f"val_{name}", hits[labels == number], true_count))
+
+    def _outline_figures(self) -> dict[str, float]:
+        """Average precision at all confidences, and how well the outlines of matches fit."""
+        precisions = average_precisions(
+            self._judged, len(self.config.model.classes), IOU_THRESHOLDS
+        )
+        fits = np.concatenate([chip.boundary_ious for chip in self._judged])
+        at = dict(zip(np.rint(100 * IOU_THRESHOLDS).astype(int), precisions, strict=True))
+        return {
+            "val_ap": float(precisions.mean()),
+            "val_ap50": float(at[50]),
+            "val_ap75": float(at[75]),
+            "val_boundary_iou": float(fits.mean()) if len(fits) else 0.0,
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the confidence for a run that is resumed between two validations."""
@@ -195,14 +224,51 @@ def judge(found: Instances, truth: Instances, labelled: Tensor) -> Judged:
     doubles = find_doubles(outlines[traced], overlaps)
     rows = traced[surest(outlines[traced], found.scores[traced], doubles)]
     scores, labels, true_labels = found.scores[rows], found.labels[rows], truth.labels[seen]
-    pairs, _ = match(
-        outlines[rows], true_outlines[seen], scores, iou=_IOU, classes=(labels, true_labels)
-    )
+    outlines, true_outlines = outlines[rows], true_outlines[seen]
+    pairs, _ = match(outlines, true_outlines, scores, iou=_IOU, classes=(labels, true_labels))
     state = torch.zeros(len(rows), dtype=torch.long)
     state[pairs[:, 0]] = 1
     state = ignore_unlabelled(state, labelled, torch.from_numpy(found.boxes[rows]))
     counts = (state >= 0).numpy()
-    return Judged(scores[counts], (state == 1).numpy()[counts], labels[counts], true_labels)
+    return Judged(
+        scores[counts],
+        (state == 1).numpy()[counts],
+        labels[counts],
+        true_labels,
+        iou_matrix(outlines[counts], true_outlines),
+        boundary_iou(outlines[pairs[:, 0]], true_outlines[pairs[:, 1]], _BOUNDARY_PX),
+    )
+
+
+def average_precisions(
+    judged: Sequence[Judged], class_count: int, thresholds: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Mean over the classes of the average precision at each IoU threshold.
+
+    Args:
+        judged: Detections of every chip.
+        class_count: Number of classes.
+        thresholds: (T,).
+
+    Returns:
+        (T,); NaN where there are no true buildings.
+    """
+    by_class = [
+        average_precision(
+            [
+                ScoredImage(
+                    chip.scores[chip.labels == number],
+                    chip.ious[np.ix_(chip.labels == number, chip.true_labels == number)],
+                )
+                for chip in judged
+            ],
+            thresholds,
+        )
+        for number in range(class_count)
+    ]
+    present = [figures for figures in by_class if not np.isnan(figures).any()]
+    means: NDArray[np.float64] = np.mean(present or by_class, axis=0)
+    return means
 
 
 def choose_confidence(

@@ -85,24 +85,30 @@ def iou_matrix(found: NDArray[np.object_], truth: NDArray[np.object_]) -> NDArra
     """IoU (n, m) of valid polygons in one frame."""
     ious = np.zeros((len(found), len(truth)))
     rows, columns = shapely.STRtree(truth).query(found, predicate="intersects")
-    shared = shapely.area(shapely.intersection(found[rows], truth[columns]))
-    total = shapely.area(found[rows]) + shapely.area(truth[columns]) - shared
-    ious[rows, columns] = np.divide(shared, total, out=np.zeros_like(shared), where=total > 0)
+    ious[rows, columns] = _iou(found[rows], truth[columns])
     return ious
 
 
-def boundary_iou_matrix(
+def boundary_iou(
     found: NDArray[np.object_], truth: NDArray[np.object_], distance: float
 ) -> NDArray[np.float64]:
-    """IoU (n, m) of the strips inside the outlines, or of the whole where that is less.
+    """IoU (k,) of the strips inside the outlines of each pair, or of the whole where that is less.
 
     Args:
-        found: (n,) valid polygons.
-        truth: (m,) valid polygons in the same frame.
+        found: (k,) valid polygons.
+        truth: (k,) valid polygons in the same frame, one for each.
         distance: Width of the strip, in units of the frame.
     """
-    strips = iou_matrix(_strips(found, distance), _strips(truth, distance))
-    return np.minimum(iou_matrix(found, truth), strips)
+    strips = _iou(_strips(found, distance), _strips(truth, distance))
+    return np.minimum(_iou(found, truth), strips)
+
+
+def _iou(found: NDArray[np.object_], truth: NDArray[np.object_]) -> NDArray[np.float64]:
+    """IoU (k,) of pairs."""
+    shared = shapely.area(shapely.intersection(found, truth))
+    total = shapely.area(found) + shapely.area(truth) - shared
+    ious: NDArray[np.float64] = np.divide(shared, total, out=np.zeros_like(shared), where=total > 0)
+    return ious
 
 
 def _strips(polygons: NDArray[np.object_], distance: float) -> NDArray[np.object_]:

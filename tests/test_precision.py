@@ -14,7 +14,7 @@ from footprints.precision import (
     IOU_THRESHOLDS,
     ScoredImage,
     average_precision,
-    boundary_iou_matrix,
+    boundary_iou,
     iou_matrix,
 )
 
@@ -104,9 +104,9 @@ def test_boundary_iou_sees_what_the_area_hides():
     # The upright sides share a strip 1 wide, the level ones 2 wide between those.
     strip = 100**2 - 96**2
     shared = 2 * (1 * 100) + 2 * (2 * 97)
-    assert_allclose(boundary_iou_matrix(found, truth, 2.0), [[shared / (2 * strip - shared)]])
+    assert_allclose(boundary_iou(found, truth, 2.0), [shared / (2 * strip - shared)])
 
 
 def test_boundary_iou_of_small_instances_is_that_of_their_area():
-    found, truth = np.array([box(0, 0, 4, 3)]), np.array([box(0, 0, 4, 4), box(50, 0, 54, 4)])
-    assert_allclose(boundary_iou_matrix(found, truth, 2.0), [[0.75, 0.0]])
+    found, truth = np.array([box(0, 0, 4, 3)] * 2), [box(0, 0, 4, 4), box(50, 0, 54, 4)]
+    assert_allclose(boundary_iou(found, np.array(truth), 2.0), [0.75, 0.0])

@@ -418,6 +418,7 @@ def rectangles(*boxes: tuple[float, ...], labels: list[int], scores: list[float]
     )
 
 
+KIND_FIGURES = ("val_house", "val_hall", "val_shed")
 HOUSE, HALL = (10.0, 10.0, 30.0, 30.0), (40.0, 10.0, 80.0, 40.0)
 ALL_LABELLED = torch.ones(100, 100, dtype=torch.bool)
 
@@ -426,6 +427,8 @@ def test_a_right_outline_under_a_wrong_class_is_no_hit():
     truth = rectangles(HOUSE, HALL, labels=[0, 1], scores=[1, 1])
     judged = judge(rectangles(HOUSE, HALL, labels=[1, 1], scores=[0.9, 0.8]), truth, ALL_LABELLED)
     assert judged.hits.tolist() == [False, True]
+    assert judged.boundary_ious == pytest.approx([1.0])
+    np.testing.assert_allclose(judged.ious, np.eye(2), atol=1e-6)
     assert judged.labels.tolist() == [1, 1]
     assert judged.true_labels.tolist() == [0, 1]
 
@@ -459,18 +462,33 @@ def test_validation_has_one_confidence_and_figures_for_each_of_several_classes(
     monkeypatch.setattr(task, "log_dict", lambda figures, **_: logged.update(figures))
     last = len(classes) - 1
     task._judged = [
-        Judged(np.float32([0.9, 0.1]), np.array([True, False]), np.array([0, 0]), np.array([0])),
         Judged(
-            np.float32([0.8, 0.7]),
+            np.float32(scores),
             np.array([True, False]),
-            np.array([last, last]),
-            np.array([last, last]),
-        ),
+            np.array([label, label]),
+            np.array(true_labels),
+            np.array(ious),
+            np.array(boundary_ious),
+        )
+        for scores, label, true_labels, ious, boundary_ious in (
+            ([0.9, 0.1], 0, [0], [[0.8], [0.0]], [0.5]),
+            ([0.8, 0.7], last, [last, last], [[0.6, 0.0], [0.0, 0.4]], [0.7]),
+        )
     ]
     task.on_validation_epoch_end()
     assert logged["val_confidence"] == task.confidence == pytest.approx(0.8)
     assert logged["val_f1"] == pytest.approx(0.8)
-    apart = {name: value for name, value in logged.items() if name.count("_") > 1}
+    assert logged["val_boundary_iou"] == pytest.approx(0.6)
+    if len(classes) == 1:
+        # Found and ranked first: two of three, at recalls to 2/3; one of them to IoU 0.8.
+        assert logged["val_ap50"] == pytest.approx(67 / 101)
+        assert logged["val_ap75"] == pytest.approx(34 / 101)
+        assert logged["val_ap"] == pytest.approx((3 * 67 + 4 * 34) / 10 / 101)
+    else:
+        # Of the classes that stand there, one is found whole and one to half.
+        assert logged["val_ap50"] == pytest.approx((1 + 51 / 101) / 2)
+        assert logged["val_ap75"] == pytest.approx((1 + 0) / 2)
+    apart = {name: value for name, value in logged.items() if name.startswith(KIND_FIGURES)}
     if len(classes) == 1:
         assert apart == {}
     else:
@@ -485,7 +503,7 @@ def test_validation_has_one_confidence_and_figures_for_each_of_several_classes(
 
 def test_nothing_found_where_nothing_stands_is_judged_too():
     nothing = rectangles(labels=[], scores=[])
-    assert [len(part) for part in judge(nothing, nothing, ALL_LABELLED)] == [0] * 4
+    assert [len(part) for part in judge(nothing, nothing, ALL_LABELLED)] == [0] * 6
 
 
 def test_figures_of_a_run_that_has_none_yet_are_none(tmp_path):
