@@ -105,13 +105,13 @@ def test_a_generated_town_trains_a_class_for_each_kind_of_roof(tmp_path):
     town = generate_scene(
         tmp_path / "town.tif", width=320, height=320, gsd_m=0.9, seed=10, nodata_collar=False
     )
-    roofs = ["gable", "flat", "metal", "dome", "courtyard", "industrial"]
+    roofs = ["gable", "hip", "flat", "metal", "dome", "courtyard", "industrial"]
     scene = {"images": [town.raster.name], "labels": town.buildings.name, "class_field": "class"}
     config = config_of(tmp_path, roofs, scene, data={"gsd_m": 0.9, "chips_per_epoch": 40})
     weights = train(config, tmp_path / "run", progress=False)
 
     assert read_info(weights).model.classes == tuple(roofs)
-    assert "gable, flat, metal, dome, courtyard, industrial" in describe(weights)
+    assert "gable, hip, flat, metal, dome, courtyard, industrial" in describe(weights)
     (row,) = read_metrics(tmp_path / "run" / "metrics.csv")
     assert {f"val_{roof}_{ratio}" for roof in roofs for ratio in ("precision", "recall", "f1")} <= {
         *row

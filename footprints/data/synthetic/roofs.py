@@ -201,7 +201,7 @@ def build_flat(rng: np.random.Generator, place: Place, plan: Sequence[Rectangle]
 
 
 def build_gable(rng: np.random.Generator, place: Place, plan: Sequence[Rectangle]) -> Building:
-    """Tiled roof with a ridge over every wing, and chimneys."""
+    """Tiled roof with a ridge over every wing, hipped or with gables, and chimneys."""
     walls = _unite(plan)
     outline = place.to_town(walls)
     eaves = float(rng.integers(1, 4)) * 2.8 + 0.5
@@ -216,7 +216,7 @@ def build_gable(rng: np.random.Generator, place: Place, plan: Sequence[Rectangle
         Surface(outline, tiles, eaves, wings[0].angle, wings),
         *(Surface(place.to_town(box), bricks, ridge + 0.4) for box in chimneys),
     )
-    return Building(outline, "gable", ridge, surfaces)
+    return Building(outline, "hip" if hipped else "gable", ridge, surfaces)
 
 
 def build_metal(rng: np.random.Generator, place: Place, plan: Sequence[Rectangle]) -> Building:
@@ -276,7 +276,7 @@ def build_courtyard(rng: np.random.Generator, place: Place, plan: Sequence[Recta
     return Building(made.outline, "courtyard", made.height_m, made.surfaces)
 
 
-ROOFS = ("flat", "gable", "metal", "industrial", "courtyard", "dome")
+ROOFS = ("flat", "gable", "hip", "metal", "industrial", "courtyard", "dome")
 """Roof classes of the true polygons."""
 
 BUILDERS: dict[str, Callable[[np.random.Generator, Place, Sequence[Rectangle]], Building]] = {
