@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import lightning
 import numpy as np
+import shapely
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -63,6 +64,8 @@ class Judged(NamedTuple):
     """(m,) those of the true buildings."""
     ious: NDArray[np.float64]
     """(n, m) of outlines."""
+    box_ious: NDArray[np.float64]
+    """(n, m)."""
     boundary_ious: NDArray[np.float64]
     """(k,) of matches."""
 
@@ -164,9 +167,9 @@ class DetectionTask(lightning.LightningModule):
 
     def _outline_figures(self) -> dict[str, float]:
         """Average precision at all confidences, and how well the outlines of matches fit."""
-        precisions = average_precisions(
-            self._judged, len(self.config.model.classes), IOU_THRESHOLDS
-        )
+        count = len(self.config.model.classes)
+        precisions = average_precisions(self._judged, count)
+        of_boxes = average_precisions(self._judged, count, of_boxes=True)
         fits = np.concatenate([chip.boundary_ious for chip in self._judged])
         at = dict(zip(np.rint(100 * IOU_THRESHOLDS).astype(int), precisions, strict=True))
         return {
@@ -174,6 +177,7 @@ class DetectionTask(lightning.LightningModule):
             "val_ap50": float(at[50]),
             "val_ap75": float(at[75]),
             "val_boundary_iou": float(fits.mean()) if len(fits) else 0.0,
+            "val_box_ap": float(of_boxes.mean()),
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -236,19 +240,25 @@ def judge(found: Instances, truth: Instances, labelled: Tensor) -> Judged:
         labels[counts],
         true_labels,
         iou_matrix(outlines[counts], true_outlines),
+        iou_matrix(_rectangles(found.boxes[rows][counts]), _rectangles(truth.boxes[seen])),
         boundary_iou(outlines[pairs[:, 0]], true_outlines[pairs[:, 1]], _BOUNDARY_PX),
     )
 
 
+def _rectangles(boxes: NDArray[np.float32]) -> NDArray[np.object_]:
+    rectangles: NDArray[np.object_] = shapely.box(*boxes.T)
+    return rectangles
+
+
 def average_precisions(
-    judged: Sequence[Judged], class_count: int, thresholds: NDArray[np.float64]
+    judged: Sequence[Judged], class_count: int, *, of_boxes: bool = False
 ) -> NDArray[np.float64]:
-    """Mean over the classes of the average precision at each IoU threshold.
+    """Mean over the classes of the average precision at each of `IOU_THRESHOLDS`.
 
     Args:
         judged: Detections of every chip.
         class_count: Number of classes.
-        thresholds: (T,).
+        of_boxes: By the IoU of boxes instead of that of outlines.
 
     Returns:
         (T,); NaN where there are no true buildings.
@@ -258,11 +268,12 @@ def average_precisions(
             [
                 ScoredImage(
                     chip.scores[chip.labels == number],
-                    chip.ious[np.ix_(chip.labels == number, chip.true_labels == number)],
+                    (chip.box_ious if of_boxes else chip.ious)[
+                        np.ix_(chip.labels == number, chip.true_labels == number)
+                    ],
                 )
                 for chip in judged
-            ],
-            thresholds,
+            ]
         )
         for number in range(class_count)
     ]

@@ -429,6 +429,7 @@ def test_a_right_outline_under_a_wrong_class_is_no_hit():
     assert judged.hits.tolist() == [False, True]
     assert judged.boundary_ious == pytest.approx([1.0])
     np.testing.assert_allclose(judged.ious, np.eye(2), atol=1e-6)
+    np.testing.assert_allclose(judged.box_ious, np.eye(2), atol=1e-6)
     assert judged.labels.tolist() == [1, 1]
     assert judged.true_labels.tolist() == [0, 1]
 
@@ -468,6 +469,7 @@ def test_validation_has_one_confidence_and_figures_for_each_of_several_classes(
             np.array([label, label]),
             np.array(true_labels),
             np.array(ious),
+            np.array(ious) + 0.16,
             np.array(boundary_ious),
         )
         for scores, label, true_labels, ious, boundary_ious in (
@@ -484,6 +486,7 @@ def test_validation_has_one_confidence_and_figures_for_each_of_several_classes(
         assert logged["val_ap50"] == pytest.approx(67 / 101)
         assert logged["val_ap75"] == pytest.approx(34 / 101)
         assert logged["val_ap"] == pytest.approx((3 * 67 + 4 * 34) / 10 / 101)
+        assert logged["val_box_ap"] == pytest.approx((2 * 101 + 4 * 67 + 4 * 34) / 10 / 101)
     else:
         # Of the classes that stand there, one is found whole and one to half.
         assert logged["val_ap50"] == pytest.approx((1 + 51 / 101) / 2)
@@ -503,7 +506,7 @@ def test_validation_has_one_confidence_and_figures_for_each_of_several_classes(
 
 def test_nothing_found_where_nothing_stands_is_judged_too():
     nothing = rectangles(labels=[], scores=[])
-    assert [len(part) for part in judge(nothing, nothing, ALL_LABELLED)] == [0] * 6
+    assert [len(part) for part in judge(nothing, nothing, ALL_LABELLED)] == [0] * 7
 
 
 def test_figures_of_a_run_that_has_none_yet_are_none(tmp_path):

@@ -178,8 +178,10 @@ def _adapted(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[
         name = f"mask_head.point_head.{layer}.weight"
         if name in given and name in wanted:
             # Features first, coarse logits last: one for each row of the predictor.
-            features = given[name].shape[1] - len(given[_PREDICTOR])
-            adapted[name] = torch.cat((given[name][:, :features], wanted[name][:, features:]), 1)
+            old = given[name][:, : -len(given[_PREDICTOR])]
+            features = wanted[name].shape[1] - len(wanted[_PREDICTOR])
+            if old.shape == (len(wanted[name]), features):
+                adapted[name] = torch.cat((old, wanted[name][:, features:]), 1)
     return {n: t for n, t in adapted.items() if t.shape == wanted[n].shape}
 
 

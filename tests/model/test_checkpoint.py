@@ -263,6 +263,17 @@ def test_a_start_with_other_bands_adapts_the_first_convolution(weights, bands):
     assert all(torch.equal(t, given[n]) for n, t in after.items() if n != first)
 
 
+def test_a_start_with_a_narrower_point_head_trains_it_anew(weights):
+    before, after, given, said = started(weights, mask_head={"point_width": 8})
+    for i in (1, 2, 3):
+        name = f"mask_head.point_head.fc{i}.weight"
+        assert after[name].shape != given[name].shape
+        assert torch.equal(after[name], before[name])
+        assert name in said.split("start anew")[1]
+    kept = [n for n in after if "point_head" not in n]
+    assert all(torch.equal(after[n], given[n]) for n in kept)
+
+
 def test_a_start_with_another_mask_head_trains_that_anew(weights):
     _, after, given, said = started(weights, mask_head={"kind": "fcn", "convs": 1, "width": 8})
     assert "mask_head.layers.0.weight" in said.split("start anew")[1]
