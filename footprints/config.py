@@ -425,7 +425,8 @@ class TrainConfig(Settings):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """16-bit formats pay on a GPU; on a CPU the backward pass is slower in them."""
     start_from: str | None = None
-    """Weights of ours, or converted ones, to start from; heads that do not fit start anew."""
+    """Weights of ours, or converted ones, to start from, or ``buildings-lite0``, those that ship.
+    What ``model`` leaves open is as there, and heads that do not fit start anew."""
 
 
 class RunConfig(Settings):

@@ -22,7 +22,15 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressB
 from torch.utils.data import DataLoader, Dataset
 
 from footprints.chip import InputSpec, Scaling
-from footprints.config import CORNERS, DataConfig, RunConfig, SceneConfig, load_config
+from footprints.config import (
+    CORNERS,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    SceneConfig,
+    load_config,
+    parse_config,
+)
 from footprints.data.augment import Augmentation
 from footprints.data.dataset import (
     EpochSampler,
@@ -39,6 +47,7 @@ from footprints.loop import DetectionTask, WriteWeights
 from footprints.model.allocator import keep_freed_memory
 from footprints.model.backbone import trunk_scaling
 from footprints.model.checkpoint import WeightsInfo, read_info, start_from
+from footprints.model.detector import DEFAULT_WEIGHTS
 from footprints.model.mask_rcnn import MaskRCNN
 from footprints.raster.scaling import measure_value_range
 from footprints.raster.source import open_scene
@@ -72,10 +81,11 @@ def train(
 
     Raises:
         OutputError: The folder holds a run and ``resume`` is not asked for, or cannot be written.
+        WeightsError: The weights to start from are missing or not ours, or of another trunk.
         TrainingError: There is nothing to resume or nothing to learn from, or the loss is not
             finite.
     """
-    folder = Path(output)
+    folder, config = Path(output), _complete(config)
     _check_folder(folder, config, resume=resume)
     keep_freed_memory()
     scenes = [
@@ -118,6 +128,30 @@ def train(
             # How Lightning ends what was interrupted: it would end a caller's program, too.
             raise KeyboardInterrupt from err
     return folder / WEIGHTS
+
+
+def _complete(config: RunConfig) -> RunConfig:
+    """What a configuration leaves open of the network is as in the weights it starts from."""
+    if config.train.start_from is None:
+        return config
+    given = read_info(_start(config.train.start_from, config.data)).model
+    model = _merge(given.model_dump(), config.model.model_dump(exclude_unset=True))
+    return config.model_copy(
+        update={"model": parse_config(ModelConfig, model, origin="model, with train.start_from")}
+    )
+
+
+def _merge(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Settings over settings; a section of another kind replaces the whole section."""
+    merged = dict(base)
+    for key, value in given.items():
+        old = base.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            alike = value.get("kind", old.get("kind")) == old.get("kind")
+            merged[key] = _merge(old, value) if alike else value
+        else:
+            merged[key] = value
+    return merged
 
 
 def _check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
@@ -174,6 +208,11 @@ def _path(path: str, data: DataConfig) -> Path:
     return Path(data.root).expanduser() / path
 
 
+def _start(weights: str, data: DataConfig) -> Path:
+    """The weights to start from: those that ship, by name, or a file."""
+    return DEFAULT_WEIGHTS if weights == DEFAULT_WEIGHTS.stem else _path(weights, data)
+
+
 def _split(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) -> Split:
     data = config.data
     return split_by_place(
@@ -219,7 +258,7 @@ def _scaling(config: RunConfig, dtype: str, value_range: Sequence[tuple[float, f
     bands = config.model.bands
     given = None
     if config.train.start_from is not None:
-        spec = read_info(_path(config.train.start_from, config.data)).input_spec
+        spec = read_info(_start(config.train.start_from, config.data)).input_spec
         given = spec.scaling if spec.dtype == dtype else None
     elif dtype == "uint8":
         given = trunk_scaling(config.model.backbone.name)
@@ -243,7 +282,7 @@ def _network(config: RunConfig) -> MaskRCNN:
     torch.manual_seed(config.train.seed)
     model = MaskRCNN(config.model)
     if config.train.start_from is not None:
-        start_from(model, _path(config.train.start_from, config.data))
+        start_from(model, _start(config.train.start_from, config.data))
     return model.to(memory_format=torch.channels_last)
 
 

@@ -21,8 +21,15 @@ from safetensors.torch import load_file
 from tiny_network import SECTIONS, tiny_config, tiny_network
 
 from footprints.chip import InputSpec, Instances, MaskGroup, Scaling
-from footprints.config import CORNERS, OptimizerConfig, RunConfig, load_config
-from footprints.errors import LayerError, OutputError, TrainingError
+from footprints.config import (
+    CORNERS,
+    FCNMaskConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    load_config,
+)
+from footprints.errors import ConfigError, LayerError, OutputError, TrainingError
 from footprints.loop import (
     DetectionTask,
     Judged,
@@ -33,9 +40,9 @@ from footprints.loop import (
     read_metrics,
 )
 from footprints.model.checkpoint import WeightsInfo, read_info, save_weights
-from footprints.model.detector import load_detector
+from footprints.model.detector import DEFAULT_WEIGHTS, load_detector
 from footprints.pipeline import predict
-from footprints.training import _scaling, train
+from footprints.training import _complete, _scaling, train
 
 SIDE = 224
 
@@ -267,6 +274,43 @@ def test_a_run_starts_from_weights_of_ours(run, config_file, tmp_path):
     # Vectors are stored exactly enough to show steps of 1e-12.
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, atol=1e-7, rtol=1e-6)
+
+
+def started_from(weights: str, model: dict[str, object]) -> ModelConfig:
+    """The network of a run that leaves open what is not in ``model``."""
+    scene = {"images": ["a.tif"], "labels": "a.gpkg"}
+    config = {"data": {"scenes": [scene]}, "model": model, "train": {"start_from": weights}}
+    return _complete(RunConfig.model_validate(config)).model
+
+
+def test_what_a_run_leaves_open_is_as_in_the_weights_it_starts_from(tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    spec = InputSpec(bands=3, gsd_m=0.3, scaling=Scaling((2.0,) * 3, (5.0,) * 3))
+    tiny = tiny_config(rpn={"depth": 2}, mask_head={"point_width": 24})
+    save_weights(path, tiny_network(tiny), WeightsInfo("tiny", tiny, spec))
+    assert started_from(str(path), {}) == tiny
+    other = started_from(str(path), {"classes": ["house", "shed"], "rpn": {"nms_iou": 0.6}})
+    assert other.classes == ("house", "shed")
+    assert other.rpn == tiny.rpn.model_copy(update={"nms_iou": 0.6})
+    assert other.mask_head == tiny.mask_head
+    assert started_from(str(path), {"mask_head": {"kind": "fcn"}}).mask_head == FCNMaskConfig(
+        kind="fcn"
+    )
+    assert started_from(str(path), {"mask_head": None}).mask_head is None
+
+
+def test_what_does_not_go_with_the_weights_to_start_from_is_named(tmp_path):
+    path = tmp_path / "shifted.safetensors"
+    spec = InputSpec(bands=3, gsd_m=0.3, scaling=Scaling((2.0,) * 3, (5.0,) * 3))
+    shifted = tiny_config(box_head={"roi": {"aligned": False}})
+    save_weights(path, tiny_network(shifted), WeightsInfo("shifted", shifted, spec))
+    pool = {"box_head": {"roi": {"op": "pool", "reduce": "maximum"}}}
+    with pytest.raises(ConfigError, match=r"start_from: box_head\.roi: aligned can be false"):
+        started_from(str(path), pool)
+
+
+def test_the_weights_that_ship_can_be_named():
+    assert started_from("buildings-lite0", {}) == read_info(DEFAULT_WEIGHTS).model
 
 
 def make_task(**optimizer: object) -> DetectionTask:

@@ -1,0 +1,226 @@
+"""Mask R-CNN R50-FPN against torchvision's, with the same weights, from chip to masks.
+
+    python tests/benchmarks/mask_rcnn.py [--sizes 512:300 2048:1000] [--runs 5]
+
+Both run their whole line: scaling, trunk, proposals, boxes, masks and what makes them usable, which
+is pasting into the picture there and box-local grids here; ours is also timed with outlines traced,
+which torchvision does not have. After the proposal network has done its work, both go on with the
+same boxes, of the sizes of the sample scene's buildings. All take turns in one process, whose
+memory is limited to what the machine has free.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import resource
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from affine import Affine
+from machine import describe
+from pointrend import sample_boxes
+from torch import Tensor, nn
+from torchvision.models.detection import maskrcnn_resnet50_fpn
+
+from footprints.chip import Chip, Instances, Window
+from footprints.model.checkpoint import load_weights
+from footprints.model.convert import convert_weights
+from footprints.model.detector import NetworkDetector
+from footprints.model.roi import RoIs
+from footprints.vector.trace import trace
+
+PROPOSALS = 1000
+MEMORY_LEFT = 2 * 2**30
+"""For everything else on the machine."""
+
+
+def main() -> None:
+    """Print a table for each size."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", default=["512:300", "2048:1000"])
+    parser.add_argument("--runs", type=int, default=5)
+    options = parser.parse_args()
+    limit = limit_memory()
+    for size in options.sizes:
+        side, detections = map(int, size.split(":"))
+        print(f"\n{side} x {side} px, {detections} detections of {PROPOSALS} proposals\n")
+        compare(side, detections, options.runs)
+    print(f"\nmemory limited to {limit / 2**30:.1f} GiB; {describe('torch', 'torchvision')}")
+
+
+def compare(side: int, detections: int, runs: int) -> None:
+    """Time all contenders by turns, ours first."""
+    torch.manual_seed(0)
+    boxes = sample_boxes(PROPOSALS, side)
+    theirs = make_theirs(side, detections)
+    ours = make_ours(theirs, detections, boxes)
+    share_boxes(theirs, boxes)
+    image = torch.randint(0, 256, (3, side, side), dtype=torch.uint8)
+    chip = as_chip(image, ours)
+    contenders = {
+        "ours": lambda: ours([chip])[0],
+        "ours, and outlines traced": lambda: trace(ours([chip])[0]),
+        **ways_of_theirs(theirs, image.float() / 255),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    with torch.inference_mode():
+        for _ in range(runs):
+            for name, contender in contenders.items():
+                seconds[name].append(timed(contender))
+        try:
+            agreement = agree(ours([chip])[0], contenders["torchvision"]())
+        except (MemoryError, RuntimeError) as err:
+            agreement = out_of_memory(err)
+    print(f"| | s, median of {runs} | times as long as ours |\n|---|---|---|")
+    first = statistics.median(seconds["ours"])
+    for name, times in seconds.items():
+        middle = statistics.median(times)
+        ratios = [own / base for own, base in zip(times, seconds["ours"], strict=True)]
+        print(
+            f"| {name} | out of memory | |"
+            if middle == math.inf
+            else f"| {name} | {middle:.2f} | {middle / first:.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f}) |"
+        )
+    print(f"\nagreement with torchvision: {agreement}")
+
+
+def ways_of_theirs(model: nn.Module, image: Tensor) -> dict[str, Callable[[], Any]]:
+    """torchvision's model as it is, in channels_last, and with a compiled backbone."""
+    plain, compiled = model.backbone, torch.compile(model.backbone)
+
+    def run(memory_format: torch.memory_format, backbone: nn.Module) -> dict[str, Tensor]:
+        model.backbone = backbone
+        model.to(memory_format=memory_format)
+        found: list[dict[str, Tensor]] = model([image])
+        return found[0]
+
+    ways = {
+        "torchvision": lambda: run(torch.contiguous_format, plain),
+        "torchvision, channels_last": lambda: run(torch.channels_last, plain),
+    }
+    if shutil.which("g++") or shutil.which("clang++"):
+        name = "torchvision, channels_last, backbone compiled"
+        ways[name] = lambda: run(torch.channels_last, compiled)
+    return ways
+
+
+def timed(contender: Callable[[], Any]) -> float:
+    """Seconds of a second call, infinitely many where memory runs out."""
+    try:
+        contender()
+        start = time.perf_counter()
+        contender()
+    except (MemoryError, RuntimeError) as err:
+        out_of_memory(err)
+        return math.inf
+    return time.perf_counter() - start
+
+
+def agree(ours: Instances, theirs: dict[str, Tensor]) -> str:
+    """How far boxes, scores and masks differ."""
+    boxes = np.abs(ours.boxes - theirs["boxes"].numpy()).max()
+    scores = np.abs(ours.scores - theirs["scores"].numpy()).max()
+    outlines = trace(ours)
+    inside = [float(m.sum()) for m in theirs["masks"][:, 0] > 0.5]
+    areas = np.array([0.0 if o is None else o.area for o in outlines])
+    share = areas.sum() / max(sum(inside), 1)
+    return (
+        f"largest difference of boxes {boxes:.1e} px, of scores {scores:.1e}; "
+        f"area of all masks {share:.3f} times theirs"
+    )
+
+
+def make_theirs(side: int, detections: int) -> nn.Module:
+    """torchvision's model, with random weights that tell boxes apart but leave them in place."""
+    model = maskrcnn_resnet50_fpn(
+        weights=None,
+        weights_backbone=None,
+        min_size=side,
+        max_size=side,
+        box_score_thresh=0.0,
+        box_detections_per_img=detections,
+    ).eval()
+    with torch.no_grad():
+        nn.init.zeros_(model.roi_heads.box_predictor.bbox_pred.weight)
+        model.roi_heads.box_predictor.cls_score.weight.mul_(10)
+        model.roi_heads.mask_predictor.mask_fcn_logits.weight.mul_(10)
+    return model
+
+
+def make_ours(theirs: nn.Module, detections: int, boxes: Tensor) -> NetworkDetector:
+    """The same model converted."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(theirs.state_dict(), Path(folder) / "theirs.pth")
+        convert_weights(Path(folder) / "theirs.pth", Path(folder) / "ours.safetensors")
+        model, info = load_weights(Path(folder) / "ours.safetensors")
+    detection = model.config.detection.model_copy(
+        update={"max_per_chip": detections, "score_threshold": 0.0}
+    )
+    model.config = model.config.model_copy(update={"detection": detection})
+    proposals = model.rpn.proposals
+
+    def shared(*arguments: Any) -> RoIs:
+        proposals(*arguments)
+        return RoIs(boxes, torch.zeros(len(boxes), dtype=torch.long))
+
+    model.rpn.proposals = shared
+    return NetworkDetector(model, info, torch.device("cpu"))
+
+
+def share_boxes(theirs: nn.Module, boxes: Tensor) -> None:
+    """Let torchvision's proposal network work for nothing, too."""
+
+    class Shared(nn.Module):
+        def __init__(self, rpn: nn.Module) -> None:
+            super().__init__()
+            self.rpn = rpn
+
+        def forward(self, *arguments: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
+            _, losses = self.rpn(*arguments)
+            return [boxes], losses
+
+    theirs.rpn = Shared(theirs.rpn)
+
+
+def as_chip(image: Tensor, detector: NetworkDetector) -> Chip:
+    """An image as a chip."""
+    side = image.shape[1]
+    return Chip(
+        pixels=image.numpy(),
+        valid=np.ones((side, side), dtype=bool),
+        scaling=detector.input_spec.scaling,
+        window=Window(0, 0, side, side),
+        transform=Affine.identity(),
+        crs=None,
+        source="random",
+    )
+
+
+def limit_memory() -> int:
+    """Have allocations beyond what is free now fail, instead of the machine."""
+    available = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    assert available
+    limit = int(available[1]) * 1024 - MEMORY_LEFT
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    return limit
+
+
+def out_of_memory(err: BaseException) -> str:
+    """What to say of it; any other error is one."""
+    if isinstance(err, MemoryError) or "allocate memory" in str(err):
+        return "out of memory"
+    raise err
+
+
+if __name__ == "__main__":
+    main()
