@@ -205,29 +205,10 @@ def real(_output: Path) -> dict[str, Any]:
 
 def generated(output: Path) -> dict[str, Any]:
     """Two towns that do not exist, one of them to judge by."""
-    towns = []
-    for seed in (21, 22):
-        path = output / f"town{seed}.tif"
-        if not path.exists():
-            generate_scene(
-                path,
-                width=1600,
-                height=1600,
-                gsd_m=GSD_M,
-                seed=seed,
-                density=0.5,
-                # Side by side with a gap, or the one town would stand on the other's ground.
-                lonlat=(85.0 + seed / 10, 27.6),
-                nodata_collar=False,
-            )
-        towns.append(path)
-    extent = output / "to_judge_by.gpkg"
-    with rasterio.open(towns[1]) as raster:
-        outline = GeoDataFrame(geometry=[shapely.box(*raster.bounds)], crs=raster.crs)
-    outline.to_file(extent)
+    towns = [make_town(output, seed) for seed in (21, 22)]
     return {
         "root": str(output),
-        "validation": extent.name,
+        "validation": extent_of(towns[1]).name,
         "scenes": [
             {
                 "images": [town.name],
@@ -237,6 +218,33 @@ def generated(output: Path) -> dict[str, Any]:
             for town in towns
         ],
     }
+
+
+def make_town(folder: Path, seed: int) -> Path:
+    """A town that does not exist, with its buildings beside it."""
+    path = folder / f"town{seed}.tif"
+    if not path.exists():
+        generate_scene(
+            path,
+            width=1600,
+            height=1600,
+            gsd_m=GSD_M,
+            seed=seed,
+            density=0.5,
+            # Side by side with a gap, or the one town would stand on the other's ground.
+            lonlat=(85.0 + seed / 10, 27.6),
+            nodata_collar=False,
+        )
+    return path
+
+
+def extent_of(town: Path) -> Path:
+    """A layer of the ground that a town covers."""
+    with rasterio.open(town) as raster:
+        outline = GeoDataFrame(geometry=[shapely.box(*raster.bounds)], crs=raster.crs)
+    path = town.with_name(f"{town.stem}_extent.gpkg")
+    outline.to_file(path)
+    return path
 
 
 if __name__ == "__main__":

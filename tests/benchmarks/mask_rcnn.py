@@ -150,10 +150,16 @@ def make_theirs(side: int, detections: int) -> nn.Module:
         box_score_thresh=0.0,
         box_detections_per_img=detections,
     ).eval()
+    heads = model.roi_heads
     with torch.no_grad():
-        nn.init.zeros_(model.roi_heads.box_predictor.bbox_pred.weight)
-        model.roi_heads.box_predictor.cls_score.weight.mul_(10)
-        model.roi_heads.mask_predictor.mask_fcn_logits.weight.mul_(10)
+        nn.init.zeros_(heads.box_predictor.bbox_pred.weight)
+        # Random trunks explode; scores that are all 1 would put the boxes in any order.
+        for layer in (heads.box_predictor.cls_score, heads.mask_predictor.mask_fcn_logits):
+            seen: list[Tensor] = []
+            hook = layer.register_forward_hook(lambda *call, seen=seen: seen.append(call[2]))
+            model([torch.rand(3, side, side)])
+            hook.remove()
+            layer.weight.div_(seen[0].std() / 2)
     return model
 
 
