@@ -38,7 +38,15 @@ def _content(scene: Scene) -> dict[str, str]:
 
 
 def _place(scene: Scene) -> dict[str, str]:
-    lines = {"CRS": "" if scene.crs is None else scene.crs.name}
+    lines = {}
+    if scene.crs is not None:
+        code = scene.crs.to_epsg()
+        lines["CRS"] = scene.crs.name + ("" if code is None else f" (EPSG:{code})")
+        ends = [(x, y) for x in (0, scene.width) for y in (0, scene.height)]
+        xs, ys = zip(*(scene.transform @ end for end in ends), strict=True)
+        digits = 6 if scene.crs.is_geographic else 1
+        lines["x"] = f"{min(xs):.{digits}f} to {max(xs):.{digits}f}"
+        lines["y"] = f"{min(ys):.{digits}f} to {max(ys):.{digits}f}"
     if (gsd := scene.gsd_m()) is not None:
         lines["resolution"] = f"{gsd[0]:.3g} x {gsd[1]:.3g} m per pixel"
         lines["area"] = f"{scene.width * gsd[0] * scene.height * gsd[1] / 1e6:.3g} km2"

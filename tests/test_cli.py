@@ -406,7 +406,12 @@ def test_evaluate_compares_classes_through_a_map(folder):
 def test_info_describes_a_scene(folder):
     result = run("info", "scene.tif")
     assert result.exit_code == 0
-    for words in ("scene.tif", "180 x 150 px, 3 bands, uint8", "UTM zone 45N", "0.3 x 0.3 m"):
+    for words in (
+        "scene.tif",
+        "180 x 150 px, 3 bands, uint8",
+        "UTM zone 45N (EPSG:32645)",
+        "0.3 x 0.3 m",
+    ):
         assert words in result.stdout
 
 

@@ -253,11 +253,26 @@ def test_what_cannot_be_is_refused_before_a_file_is_written(tmp_path, options, m
 
 
 def test_a_missing_folder_is_named(tmp_path, capsys):
-    with pytest.raises(OutputError, match="nowhere does not exist"):
+    with pytest.raises(OutputError, match=r"does not exist: .*nowhere; create it"):
         generate_scene(tmp_path / "nowhere" / "a.tif")
     with pytest.raises(SystemExit):
         main([str(tmp_path / "nowhere" / "a.tif")])
-    assert "nowhere does not exist" in capsys.readouterr().err
+    assert "nowhere; create it first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("existing", ["a.tif", "a_buildings.gpkg"])
+def test_files_are_replaced_only_when_that_is_asked_for(tmp_path, existing):
+    (tmp_path / existing).write_text("precious")
+    with pytest.raises(OutputError, match=r"exists?: .*; replace (it|them) with --overwrite"):
+        generate_scene(tmp_path / "a.tif", width=40, height=40)
+    assert (tmp_path / existing).read_text() == "precious"
+    main([str(tmp_path / "a.tif"), "--width=40", "--height=40", "--overwrite"])
+    assert len(gpd.read_file(tmp_path / "a_buildings.gpkg").columns) == 4
+
+
+def test_only_geotiffs_are_written(tmp_path):
+    with pytest.raises(OutputError, match=r"must end in \.tif, got 'a\.png'"):
+        generate_scene(tmp_path / "a.png")
 
 
 def test_the_command_in_the_readme_makes_the_sample_again(tmp_path):

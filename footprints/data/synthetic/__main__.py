@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--crs", default="EPSG:32645")
     parser.add_argument("--rotation", type=float, default=0.0, dest="rotation_deg")
     parser.add_argument("--no-collar", action="store_false", dest="nodata_collar")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     options = vars(parser.parse_args(arguments))
     try:
         generate_scene(options.pop("path"), progress=True, **options)

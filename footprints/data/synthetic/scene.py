@@ -25,6 +25,7 @@ from tqdm import tqdm
 from footprints.data.synthetic.paint import Plane, paint, scatter
 from footprints.data.synthetic.town import Town
 from footprints.errors import ConfigError, OutputError
+from footprints.files import check_place
 
 PixelType = Literal["uint8", "uint16", "float32"]
 
@@ -77,12 +78,13 @@ def generate_scene(
     lonlat: tuple[float, float] = (85.52, 27.63),
     rotation_deg: float = 0.0,
     nodata_collar: bool = True,
+    overwrite: bool = False,
     progress: bool = False,
 ) -> Scene:
     """Write a GeoTIFF of a made-up town and, beside it, a GeoPackage of its buildings.
 
     Args:
-        path: The GeoTIFF; ``NAME.tif`` gets ``NAME_buildings.gpkg``. Both are replaced.
+        path: The GeoTIFF; ``NAME.tif`` gets ``NAME_buildings.gpkg``.
         width: Columns.
         height: Rows.
         gsd_m: Metres on the ground per pixel.
@@ -94,13 +96,17 @@ def generate_scene(
         lonlat: Where the upper-left corner is, in degrees.
         rotation_deg: Turn of the image's columns, clockwise on the map.
         nodata_collar: Whether the data lies askew in the file, with declared nodata around it.
+        overwrite: Replace existing files.
         progress: Whether to show a bar.
 
     Raises:
         ConfigError: A size, resolution, band count, pixel type or CRS that cannot be.
-        OutputError: The folder does not exist.
+        OutputError: The folder does not exist, or one of the files does.
     """
     raster = Path(path)
+    buildings = raster.with_name(f"{raster.stem}_buildings.gpkg")
+    check_place(raster, "scene", overwrite=overwrite)
+    check_place(buildings, "buildings", overwrite=overwrite, plural=True)
     _check(raster, width, height, gsd_m, bands, dtype)
     if seed < 0 or not 0 <= density <= 1:
         raise ConfigError(
@@ -130,7 +136,6 @@ def generate_scene(
             pixels[:, ~_inside(data, window)] = nodata
             file.write(pixels, window=window)
     layer = _true_buildings(town, data, gsd_m, transform, crs)
-    buildings = raster.with_name(f"{raster.stem}_buildings.gpkg")
     buildings.unlink(missing_ok=True)
     layer.to_file(buildings, driver="GPKG", layer="buildings")
     return Scene(raster, buildings, len(layer))
@@ -146,8 +151,8 @@ def _check(path: Path, width: int, height: int, gsd_m: float, bands: int, dtype:
         raise ConfigError(f"bands must be 1 (panchromatic), 3 (RGB) or 4 (RGB, NIR), got {bands}")
     if dtype not in get_args(PixelType):
         raise ConfigError(f"dtype must be one of {', '.join(get_args(PixelType))}, got {dtype!r}")
-    if not path.parent.is_dir():
-        raise OutputError(f"folder {path.parent} does not exist; create it first")
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        raise OutputError(f"a scene must end in .tif, got {path.name!r}")
 
 
 def _place(crs: str, lonlat: tuple[float, float], gsd_m: float, rotation_deg: float) -> Affine:
