@@ -7,6 +7,8 @@ A run lives in one folder: ``config.yaml`` (resolved), ``metrics.csv`` (a row pe
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -298,8 +300,24 @@ def _loader(
         num_workers=workers,
         collate_fn=collate,
         multiprocessing_context=_forkserver() if workers else None,
+        worker_init_fn=_end_with_the_run if workers else None,
         persistent_workers=workers > 0,
     )
+
+
+def _end_with_the_run(_worker: int) -> None:
+    """Have a worker end when the run does, killed or not.
+
+    Workers look whether their parent is alive, but that is the fork server, which in turn waits
+    for its workers: both would stay for ever.
+    """
+
+    def wait() -> None:
+        if (run := multiprocessing.parent_process()) is not None:
+            run.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _forkserver() -> BaseContext:

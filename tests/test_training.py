@@ -11,6 +11,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import psutil
 import pytest
 import rasterio
 import shapely
@@ -170,6 +171,23 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(run, config_file, tmp_p
     assert resumed.keys() == undisturbed.keys()
     for name, tensor in undisturbed.items():
         assert torch.equal(resumed[name], tensor), name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+def test_workers_end_with_a_run_that_is_killed(config_file, tmp_path):
+    settings = ["--set", "train.workers=1", "--set", "train.epochs=100"]
+    process = start(config_file, tmp_path / "killed", *settings)
+    while not (tmp_path / "killed" / "last.ckpt").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    others = psutil.Process(process.pid).children(recursive=True)
+    assert others
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    _, left = psutil.wait_procs(others, timeout=30)
+    assert left == []
 
 
 @pytest.mark.slow
