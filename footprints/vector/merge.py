@@ -30,6 +30,7 @@ import shapely
 from numpy.typing import NDArray
 
 from footprints.chip import ChipGrid
+from footprints.vector.detected import Pass
 from footprints.vector.disjoint import in_order, keep_overlaps, make_disjoint
 from footprints.vector.joining import join
 from footprints.vector.keypoints import find_keypoints
@@ -58,6 +59,23 @@ often surer of a stump at a chip's edge than of the whole building that the next
 whole one counts, with its own confidence, as it would if the seam were elsewhere."""
 
 
+def merge_rows(look: Pass, *, confidence: float, overlaps: bool) -> Footprints:
+    """Merge what one look at a scene found.
+
+    Args:
+        look: Its rows are gone through.
+        confidence: As for `merge`.
+        overlaps: As for `merge`.
+
+    Returns:
+        As `merge` of all outlines at once.
+    """
+    rows = list(look.rows)
+    outlines = Outlines.concatenate(row.outlines for row in rows)
+    read = np.concatenate([row.read for row in rows])
+    return merge(outlines, look.chips, read, confidence=confidence, overlaps=overlaps)
+
+
 def merge(
     outlines: Outlines,
     grid: ChipGrid,
@@ -76,12 +94,13 @@ def merge(
         read: (chips,) whether a chip was read and gave a result; False for chips without data and
             for those that failed.
         confidence: Footprints below it are left out, once seams are settled. Outlines below it are
-            of use down to `EVIDENCE_SHARE` of it.
+            heard down to `EVIDENCE_SHARE` of it.
         overlaps: Footprints may have common ground.
 
     Returns:
         Footprints in order of position, without common ground unless ``overlaps``.
     """
+    outlines = outlines.take(outlines.scores >= EVIDENCE_SHARE * confidence)
     outlines = _within_raster(outlines, grid)
     if overlaps:
         labels = np.unique(outlines.labels)
@@ -99,7 +118,6 @@ def _merge_chips(
 ) -> tuple[Footprints, Mask]:
     """Footprints that may still overlap, and which of them a seam cuts without a counterpart."""
     windows = windows_of(grid)
-    outlines = outlines.take(outlines.scores >= EVIDENCE_SHARE * confidence)
     outlines = outlines.take(_order(outlines, windows))
     outlines = _without_stray_parts(outlines, find_sides(outlines, grid, read))
     overlaps = find_overlaps(outlines.polygons)
