@@ -8,12 +8,15 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.core import TyperGroup
 
 from footprints.errors import BandError, FootprintsError, FootprintsWarning, OutputError
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
 
 _INTERRUPTED = 130
 """Exit status of a command stopped by the user, as shells have it."""
@@ -366,7 +369,9 @@ def info(
 def _print_sum(layer: GeoDataFrame, output: Path, start: float, things: str) -> None:
     unit = "px2" if layer.crs is None else "m2"
     seconds = time.perf_counter() - start
-    print(f"{len(layer):,} {things}, {layer['area_m2'].sum():,.0f} {unit}, {seconds:.1f} s, {output}")
+    print(
+        f"{len(layer):,} {things}, {layer['area_m2'].sum():,.0f} {unit}, {seconds:.1f} s, {output}"
+    )
 
 
 def _configure(*, quiet: bool, verbose: bool) -> None:

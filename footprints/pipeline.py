@@ -25,7 +25,6 @@ from shapely import Polygon
 from footprints.chip import ChipGrid, Detector
 from footprints.detection import Looking, cover_scene, detect
 from footprints.errors import ConfigError, OrientationWarning, RasterError, RunError
-from footprints.model.detector import load_detector
 from footprints.raster.source import Scene, open_scene
 from footprints.vector.detected import DetectedScene
 from footprints.vector.kept import KeptRun, check_run_place, keep_scenes, kept_scenes, read_run
@@ -142,6 +141,9 @@ def predict(
     if pixels and not (crs is None and wanted.crs is None):
         raise ConfigError("pixel coordinates have no CRS; use --pixels, or --crs and --out-crs")
     if detector is None:
+        # Torch takes seconds to load, and `finish` has no need of it.
+        from footprints.model.detector import load_detector
+
         detector = load_detector(weights, device=device)
     spec = detector.input_spec
     threshold = detector.confidence if confidence is None else confidence
