@@ -30,9 +30,10 @@ from footprints.vector.detected import DetectedScene
 from footprints.vector.kept import KeptRun, check_run_place, keep_scenes, kept_scenes, read_run
 from footprints.vector.keypoints import keypoint_layer
 from footprints.vector.layer import concat_layers, place, reproject
-from footprints.vector.merge import EVIDENCE_SHARE, merge_rows
+from footprints.vector.merge import EVIDENCE_SHARE
 from footprints.vector.outlines import Footprints
 from footprints.vector.read import GEOJSON_SUFFIXES
+from footprints.vector.streaming import merge_rows
 from footprints.vector.wide_roofs import settle_wide_roofs
 from footprints.vector.write import check_output, write_layer
 

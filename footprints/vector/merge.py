@@ -30,7 +30,6 @@ import shapely
 from numpy.typing import NDArray
 
 from footprints.chip import ChipGrid
-from footprints.vector.detected import Pass
 from footprints.vector.disjoint import in_order, keep_overlaps, make_disjoint
 from footprints.vector.joining import join
 from footprints.vector.keypoints import find_keypoints
@@ -57,23 +56,6 @@ EVIDENCE_SHARE = 0.4
 """Outlines down to this share of the confidence asked for are heard as evidence. A detector is
 often surer of a stump at a chip's edge than of the whole building that the next chip shows: the
 whole one counts, with its own confidence, as it would if the seam were elsewhere."""
-
-
-def merge_rows(look: Pass, *, confidence: float, overlaps: bool) -> Footprints:
-    """Merge what one look at a scene found.
-
-    Args:
-        look: Its rows are gone through.
-        confidence: As for `merge`.
-        overlaps: As for `merge`.
-
-    Returns:
-        As `merge` of all outlines at once.
-    """
-    rows = list(look.rows)
-    outlines = Outlines.concatenate(row.outlines for row in rows)
-    read = np.concatenate([row.read for row in rows])
-    return merge(outlines, look.chips, read, confidence=confidence, overlaps=overlaps)
 
 
 def merge(
