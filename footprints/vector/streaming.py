@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from footprints.chip import ChipGrid
 from footprints.vector.detected import Pass
-from footprints.vector.disjoint import BESIDE_PX, in_order
+from footprints.vector.disjoint import BESIDE_PX, by_position
 from footprints.vector.matching import GAP_PX
 from footprints.vector.merge import EVIDENCE_SHARE, SHORT_PX, merge
 from footprints.vector.outlines import Footprints, Mask, Outlines
@@ -55,12 +55,10 @@ def merge_rows(look: Pass, *, confidence: float, overlaps: bool) -> Footprints:
             if len(waiting) > _WAITING:
                 done.append(waiting.popleft().result())
         done += [merged.result() for merged in waiting]
-    return in_order(Footprints.concatenate(done))
+    return by_position(Footprints.concatenate(done))
 
 
-def _settled(
-    look: Pass, heard_from: float
-) -> Iterator[tuple[Outlines, NDArray[np.bool_]]]:
+def _settled(look: Pass, heard_from: float) -> Iterator[tuple[Outlines, NDArray[np.bool_]]]:
     """Sets of outlines that have nothing to do with each other, and the chips read by then."""
     read = np.zeros(len(look.chips), dtype=np.bool_)
     held = Outlines.empty()

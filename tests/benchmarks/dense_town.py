@@ -9,6 +9,7 @@ Frame: grid pixels, 0.3 m on the ground.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -58,8 +59,8 @@ def _block(rng: np.random.Generator, x: float, y: float) -> list[shapely.Polygon
 
 
 def grid_of(instances: int, per_chip: float) -> ChipGrid:
-    """A square scene whose chips show about this many instances."""
-    side = max(2, round((instances / per_chip) ** 0.5))
+    """A square scene whose chips show at least this many instances."""
+    side = max(2, math.ceil((instances / per_chip) ** 0.5))
     return ChipGrid(OVERLAP + side * STEP, OVERLAP + side * STEP, CHIP, OVERLAP)
 
 
@@ -67,7 +68,7 @@ def chips_of_a_period(seed: int = 0) -> list[Instances]:
     """What the PERIOD x PERIOD chips show, row by row."""
     houses, length = town(seed), PERIOD * STEP
     around = [
-        shapely.transform(houses, lambda xy, dx=dx, dy=dy: xy + (dx, dy))
+        np.array([translate(house, dx, dy) for house in houses], dtype=object)
         for dy in (-length, 0, length)
         for dx in (-length, 0, length)
     ]
@@ -80,9 +81,7 @@ def chips_of_a_period(seed: int = 0) -> list[Instances]:
     ]
 
 
-def _detect(
-    rng: np.random.Generator, houses: NDArray[np.object_], x: float, y: float
-) -> Instances:
+def _detect(rng: np.random.Generator, houses: NDArray[np.object_], x: float, y: float) -> Instances:
     """Houses of one chip as a network would have them: beside themselves, doubled now and then."""
     chip = shapely.box(0, 0, CHIP, CHIP)
     local = shapely.transform(houses, lambda xy: xy - (x, y))
