@@ -27,8 +27,10 @@ REACH_PX = BESIDE_PX + GAP_PX
 """Pieces that a seam may cut have to do with outlines this near: they join across `GAP_PX`, which
 closes a gap of that width, and are stumps up to `BESIDE_PX` from another footprint."""
 
-_WAITING = 2
-"""Sets of outlines that wait to be merged at most, while the next rows are looked at."""
+_WORKERS = 2
+"""Sets of outlines that are merged at a time."""
+_WAITING = 4
+"""Sets that are merged or wait for it at most, while the next rows are looked at."""
 
 
 def merge_rows(look: Pass, *, confidence: float, overlaps: bool) -> Footprints:
@@ -43,8 +45,8 @@ def merge_rows(look: Pass, *, confidence: float, overlaps: bool) -> Footprints:
         What `merge` gives for all outlines at once.
     """
     done: list[Footprints] = []
-    # GEOS lets other threads run: merging costs no time while the next rows are traced.
-    with ThreadPoolExecutor(max_workers=1) as worker:
+    # GEOS lets other threads run while it works, and most of merging is GEOS.
+    with ThreadPoolExecutor(_WORKERS) as worker:
         waiting: deque[Future[Footprints]] = deque()
         for outlines, read in _settled(look, EVIDENCE_SHARE * confidence):
             waiting.append(
@@ -52,7 +54,7 @@ def merge_rows(look: Pass, *, confidence: float, overlaps: bool) -> Footprints:
                     merge, outlines, look.chips, read, confidence=confidence, overlaps=overlaps
                 )
             )
-            if len(waiting) > _WAITING:
+            if len(waiting) == _WAITING:
                 done.append(waiting.popleft().result())
         done += [merged.result() for merged in waiting]
     return by_position(Footprints.concatenate(done))
@@ -102,7 +104,7 @@ def find_open(outlines: Outlines, grid: ChipGrid, rows: int) -> Mask:
         first, second = new[first], rest[second]
         first, second = first[~is_open[second]], second[~is_open[second]]
         # Whole outlines have to do with each other only where they share ground.
-        linked = is_piece[first] | is_piece[second]
+        linked = np.asarray(is_piece[first] | is_piece[second])
         whole = np.flatnonzero(~linked)
         linked[whole] = shapely.intersects(
             outlines.polygons[first[whole]], outlines.polygons[second[whole]]
