@@ -31,7 +31,7 @@ import footprints as fp
 from footprints.chip import Chip, InputSpec, Instances, Scaling
 from footprints.cli import app
 from footprints.config import CORNERS
-from footprints.errors import ConfigError, LayerError, OutputError, RunError
+from footprints.errors import ConfigError, FootprintsWarning, LayerError, OutputError, RunError
 
 UTM = "EPSG:32645"
 NORTH_UP = Affine(0.3, 0, 350_000, 0, -0.3, 3_057_000)
@@ -188,6 +188,26 @@ def test_several_scenes_in_several_crs_are_finished_as_predicted(tmp_path):
     predicted = fp.predict(scenes, detector=detector, **wanted, **GRID)
     assert predicted["source"].nunique() == 3
     assert_geodataframe_equal(fp.finish(tmp_path / "run", progress=False, **wanted), predicted)
+
+
+def test_a_scene_without_data_is_kept_too(scene, tmp_path):
+    empty = write_image(
+        tmp_path / "empty.tif",
+        np.zeros((1, HEIGHT, WIDTH), np.uint8),
+        transform=NORTH_UP,
+        crs=UTM,
+        nodata=0,
+    )
+    detector = replace(BAD, keypoints=CORNERS)
+    with pytest.warns(FootprintsWarning, match="no pixel with data"):
+        predicted = fp.predict([empty, scene], detector=detector, keep=tmp_path / "run", **GRID)
+    assert_geodataframe_equal(fp.finish(tmp_path / "run", progress=False), predicted)
+    assert set(predicted["source"]) == {"town.tif"}
+    with pytest.warns(FootprintsWarning, match="no pixel with data"):
+        fp.predict(empty, detector=detector, keep=tmp_path / "none", **GRID)
+    options = {"keypoints": tmp_path / "c.gpkg", "progress": False}
+    assert len(fp.finish(tmp_path / "none", **options)) == 0
+    assert len(gpd.read_file(tmp_path / "c.gpkg")) == 0
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".parquet", ".geojson"])

@@ -104,7 +104,7 @@ def find_open(outlines: Outlines, grid: ChipGrid, rows: int) -> Mask:
         first, second = new[first], rest[second]
         first, second = first[~is_open[second]], second[~is_open[second]]
         # Whole outlines have to do with each other only where they share ground.
-        linked = np.asarray(is_piece[first] | is_piece[second])
+        linked = np.logical_or(is_piece[first], is_piece[second])
         whole = np.flatnonzero(~linked)
         linked[whole] = shapely.intersects(
             outlines.polygons[first[whole]], outlines.polygons[second[whole]]
