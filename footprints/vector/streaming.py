@@ -93,7 +93,7 @@ def find_open(outlines: Outlines, grid: ChipGrid, rows: int) -> Mask:
     bounds = extents(outlines)
     is_open = (windows[:, 3] >= to_come) | (bounds[:, 3] >= to_come - REACH_PX)
     gaps = np.abs(bounds - windows)
-    is_piece = (gaps <= np.maximum(SHORT_PX, outlines.cells)[:, None]).any(axis=1)
+    is_piece = np.any(gaps <= np.maximum(SHORT_PX, outlines.cells)[:, None], axis=1)
 
     near = shapely.box(*(bounds + REACH_PX * np.array([-1, -1, 1, 1])).T)
     rest = np.flatnonzero(~is_open)
@@ -104,7 +104,7 @@ def find_open(outlines: Outlines, grid: ChipGrid, rows: int) -> Mask:
         first, second = new[first], rest[second]
         first, second = first[~is_open[second]], second[~is_open[second]]
         # Whole outlines have to do with each other only where they share ground.
-        linked = np.logical_or(is_piece[first], is_piece[second])
+        linked: Mask = np.logical_or(is_piece[first], is_piece[second])
         whole = np.flatnonzero(~linked)
         linked[whole] = shapely.intersects(
             outlines.polygons[first[whole]], outlines.polygons[second[whole]]
