@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from footprints.pictures import save_overlay
 
     __version__: str
-    from footprints.pipeline import predict
+    from footprints.pipeline import finish, predict
     from footprints.training import train
 
 _HOMES = {
@@ -29,6 +29,7 @@ _HOMES = {
     "RunConfig": "footprints.config",
     "convert_weights": "footprints.model.convert",
     "evaluate": "footprints.evaluation",
+    "finish": "footprints.pipeline",
     "load_config": "footprints.config",
     "load_detector": "footprints.model.detector",
     "predict": "footprints.pipeline",
@@ -44,6 +45,7 @@ __all__ = [
     "__version__",
     "convert_weights",
     "evaluate",
+    "finish",
     "load_config",
     "load_detector",
     "predict",

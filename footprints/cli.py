@@ -8,12 +8,15 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.core import TyperGroup
 
 from footprints.errors import BandError, FootprintsError, FootprintsWarning, OutputError
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
 
 _INTERRUPTED = 130
 """Exit status of a command stopped by the user, as shells have it."""
@@ -52,6 +55,31 @@ Pixels = Annotated[
 ]
 
 
+Output = Annotated[
+    Path, typer.Option("-o", "--output", help="Layer: .gpkg .shp .parquet .fgb .geojson")
+]
+Confidence = Annotated[
+    float | None, typer.Option(help="Least confidence, 0 to 1; default: the weights' own.")
+]
+MinArea = Annotated[
+    float, typer.Option(help="Least area in square metres; with --pixels in square pixels.")
+]
+Overlaps = Annotated[
+    bool | None,
+    typer.Option(
+        "--overlaps/--no-overlaps",
+        help="Keep polygons that overlap as they are found, or leave no ground to two of them; "
+        "default: kept by weights of photographs.",
+    ),
+]
+OutCrs = Annotated[str | None, typer.Option(help="CRS of the layer; default: the first scene's.")]
+Keypoints = Annotated[
+    Path | None,
+    typer.Option(help="Also write the keypoints, for weights that find some: a point layer."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
+
+
 def _numbers(text: str | None) -> list[int] | None:
     if text is None:
         return None
@@ -84,17 +112,11 @@ def _options(
 @app.command()
 def predict(
     scenes: Annotated[list[str], typer.Argument(help="Rasters: files or addresses.")],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Layer: .gpkg .shp .parquet .fgb .geojson")
-    ],
+    output: Output,
     weights: Annotated[Path | None, typer.Option(help="Weights; default: those that ship.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
-    confidence: Annotated[
-        float | None, typer.Option(help="Least confidence, 0 to 1; default: the weights' own.")
-    ] = None,
-    min_area: Annotated[
-        float, typer.Option(help="Least area in square metres; with --pixels in square pixels.")
-    ] = 4.0,
+    confidence: Confidence = None,
+    min_area: MinArea = 4.0,
     chip_size: Annotated[
         int | None,
         typer.Option(
@@ -113,20 +135,15 @@ def predict(
     nodata: Annotated[float | None, typer.Option(help="Value of pixels without data.")] = None,
     crs: Annotated[str | None, typer.Option(help="CRS of the scenes, e.g. EPSG:32645.")] = None,
     pixels: Pixels = False,
-    overlaps: Annotated[
-        bool | None,
-        typer.Option(
-            "--overlaps/--no-overlaps",
-            help="Keep polygons that overlap as they are found, or leave no ground to two of them; "
-            "default: kept by weights of photographs.",
-        ),
-    ] = None,
-    out_crs: Annotated[
-        str | None, typer.Option(help="CRS of the layer; default: the first scene's.")
-    ] = None,
-    keypoints: Annotated[
+    overlaps: Overlaps = None,
+    out_crs: OutCrs = None,
+    keypoints: Keypoints = None,
+    keep: Annotated[
         Path | None,
-        typer.Option(help="Also write the keypoints, for weights that find some: a point layer."),
+        typer.Option(
+            help="Also keep all that is found, down to a confidence of 0.05, in this folder: "
+            "footprints finish makes layers from it in seconds."
+        ),
     ] = None,
     overlay: Annotated[
         Path | None,
@@ -135,7 +152,7 @@ def predict(
             "several classes: a PNG."
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -157,6 +174,7 @@ def predict(
         scenes,
         output=output,
         keypoints=keypoints,
+        keep=keep,
         detector=detector,
         confidence=confidence,
         min_area_m2=min_area,
@@ -184,13 +202,44 @@ def predict(
             names=len(detector.classes) > 1,
         )
     if not quiet:
-        unit = "px2" if layer.crs is None else "m2"
         things = "buildings" if detector.input_spec.short_side is None else "objects"
-        seconds = time.perf_counter() - start
-        print(
-            f"{len(layer):,} {things}, {layer['area_m2'].sum():,.0f} {unit}, {seconds:.1f} s, "
-            f"{output}"
-        )
+        _print_sum(layer, output, start, things)
+
+
+@app.command()
+def finish(
+    run: Annotated[Path, typer.Argument(help="Folder that predict --keep made.")],
+    output: Output,
+    confidence: Confidence = None,
+    min_area: MinArea = 4.0,
+    overlaps: Overlaps = None,
+    out_crs: OutCrs = None,
+    keypoints: Keypoints = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make a layer from a kept run, with other thresholds or in another format, in seconds.
+
+    Example: footprints finish RUN -o sure.gpkg --confidence 0.7 --min-area 10
+    """
+    _configure(quiet=quiet, verbose=verbose)
+    from footprints.pipeline import finish as remake
+
+    start = time.perf_counter()
+    layer = remake(
+        run,
+        output=output,
+        keypoints=keypoints,
+        confidence=confidence,
+        min_area_m2=min_area,
+        overlaps=overlaps,
+        out_crs=out_crs,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+    if not quiet:
+        _print_sum(layer, output, start, "buildings" if layer.crs is not None else "objects")
 
 
 @app.command()
@@ -286,7 +335,7 @@ def convert(
             help="Epsilon of the trunk's norms; default: as torchvision has it with its weights."
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -315,6 +364,14 @@ def info(
     from footprints.describe import describe
 
     print(describe(path))
+
+
+def _print_sum(layer: GeoDataFrame, output: Path, start: float, things: str) -> None:
+    unit = "px2" if layer.crs is None else "m2"
+    seconds = time.perf_counter() - start
+    print(
+        f"{len(layer):,} {things}, {layer['area_m2'].sum():,.0f} {unit}, {seconds:.1f} s, {output}"
+    )
 
 
 def _configure(*, quiet: bool, verbose: bool) -> None:

@@ -33,6 +33,10 @@ class LayerError(FootprintsError, ValueError):
     """A vector layer is missing, unreadable, without CRS, or does not overlap its scene."""
 
 
+class RunError(FootprintsError):
+    """A kept run is missing, of another version, damaged, or kept too little for what is asked."""
+
+
 class OutputError(FootprintsError):
     """An output cannot be written: it exists, its folder is missing, read-only or full."""
 

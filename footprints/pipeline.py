@@ -1,6 +1,8 @@
 """The straight line: scenes in, one footprint layer out.
 
 raster -> grid -> chips -> instances -> outlines -> merged across seams -> placed -> written
+
+`predict` goes all the way; `finish` starts from outlines that an earlier `predict` kept.
 """
 
 from __future__ import annotations
@@ -8,61 +10,51 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-import numpy as np
+from affine import Affine
 from geopandas import GeoDataFrame
-from numpy.typing import NDArray
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 from shapely import Polygon
-from tqdm.auto import tqdm
 
-from footprints.chip import Chip, ChipGrid, Detector, InputSpec, Scaling
-from footprints.errors import (
-    ChipSizeError,
-    ConfigError,
-    DetectionCapWarning,
-    FootprintsWarning,
-    OrientationWarning,
-    RasterError,
-)
-from footprints.model.detector import load_detector
-from footprints.raster.reader import SceneGrid, read_chip, resample_scene, resize_picture
-from footprints.raster.scaling import fit_scaling
+from footprints.chip import ChipGrid, Detector
+from footprints.detection import Looking, cover_scene, detect
+from footprints.errors import ConfigError, OrientationWarning, RasterError, RunError
 from footprints.raster.source import Scene, open_scene
+from footprints.vector.detected import DetectedScene
+from footprints.vector.kept import KeptRun, check_run_place, keep_scenes, kept_scenes, read_run
 from footprints.vector.keypoints import keypoint_layer
 from footprints.vector.layer import concat_layers, place, reproject
-from footprints.vector.merge import EVIDENCE_SHARE, merge
-from footprints.vector.outlines import Footprints, Outlines
+from footprints.vector.merge import EVIDENCE_SHARE
+from footprints.vector.outlines import Footprints
 from footprints.vector.read import GEOJSON_SUFFIXES
-from footprints.vector.trace import trace
+from footprints.vector.streaming import merge_rows
 from footprints.vector.wide_roofs import settle_wide_roofs
 from footprints.vector.write import check_output, write_layer
 
 if TYPE_CHECKING:
     import torch
 
-COARSE_FACTOR = 4
-"""Fine pixels per coarse pixel: in the coarse pass a chip shows sixteen times the ground, so that
-a roof as wide as three chips is seen with everything around it."""
+KEPT_CONFIDENCE = 0.05
+"""Layers can be made from a kept run down to this confidence: networks let out nothing below."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Pass:
-    """One reading of a scene by a detector, at one resolution."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """What the layer is to be like; None leaves it to the detector."""
 
-    grid: SceneGrid
-    chips: ChipGrid
-    scaling: Scaling
-    batch_size: int
-    confidence: float
-    overlaps: bool
+    output: str | Path | None
+    keypoints: str | Path | None
+    confidence: float | None
+    min_area_m2: float
+    overlaps: bool | None
+    crs: CRS | None
+    overwrite: bool
 
 
 def predict(
@@ -70,6 +62,7 @@ def predict(
     *,
     output: str | Path | None = None,
     keypoints: str | Path | None = None,
+    keep: str | Path | None = None,
     detector: Detector | None = None,
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
@@ -94,6 +87,8 @@ def predict(
         output: Layer to write; its ending names the format. None writes nothing.
         keypoints: Point layer to write, of the keypoints of every building; its columns are
             documented in `footprints.vector.keypoints.keypoint_layer`. None writes none.
+        keep: Folder for all that is found, down to a confidence of 0.05, before seams are decided:
+            `finish` makes layers from it in seconds. The layer is the same with and without.
         detector: What finds the buildings; see `load_detector`. None loads ``weights``.
         weights: A ``.safetensors`` file of ours; None takes the weights that ship. Not used with
             ``detector``.
@@ -115,7 +110,7 @@ def predict(
             them. None takes the detector's kind: objects in photographs overlap, buildings on the
             ground do not.
         out_crs: CRS of the layer; None takes the first scene's.
-        overwrite: Replace ``output`` if it exists.
+        overwrite: Replace ``output``, ``keypoints`` and ``keep`` if they exist.
         progress: Show a progress bar.
 
     Returns:
@@ -137,24 +132,38 @@ def predict(
     Warns:
         OrientationWarning: A photograph is stored turned; it is read as it is stored.
     """
-    for path in (output, keypoints):
-        if path is not None:
-            check_output(path, overwrite=overwrite)
+    wanted = _want(output, keypoints, confidence, min_area_m2, overlaps, out_crs, overwrite)
+    if keep is not None:
+        check_run_place(Path(keep), overwrite=overwrite)
     paths = [scenes] if isinstance(scenes, str | Path) else list(scenes)
     _check_paths(paths)
-    _check_numbers(confidence, min_area_m2, batch_size)
-    target = _parse_crs(out_crs)
-    _check_geojson_crs(output, target)
-    if pixels and not (crs is None and target is None):
+    if batch_size < 1:
+        raise ConfigError(f"batch size must be at least 1, got {batch_size}")
+    if pixels and not (crs is None and wanted.crs is None):
         raise ConfigError("pixel coordinates have no CRS; use --pixels, or --crs and --out-crs")
     if detector is None:
+        # Torch takes seconds to load, and `finish` has no need of it.
+        from footprints.model.detector import load_detector
+
         detector = load_detector(weights, device=device)
-    if keypoints is not None and not detector.keypoints:
-        raise ConfigError(f"{detector.name} finds no keypoints; leave out --keypoints")
     spec = detector.input_spec
-    shows_pictures = spec.short_side is not None
     threshold = detector.confidence if confidence is None else confidence
-    may_overlap = shows_pictures if overlaps is None else overlaps
+    run = KeptRun(
+        model=detector.name,
+        classes=detector.classes,
+        keypoints=detector.keypoints,
+        confidence=detector.confidence,
+        kept_confidence=threshold if keep is None else min(threshold, KEPT_CONFIDENCE),
+        overlaps=spec.short_side is not None,
+        parameters={
+            "batch_size": batch_size,
+            "bands": None if bands is None else [int(band) for band in bands],
+            "nodata": None if nodata is None else str(nodata),
+            "crs": None if crs is None else str(crs),
+            "pixels": pixels,
+        },
+    )
+    _check_keypoints(wanted, run)
     with ExitStack() as opened:
         # All are opened and measured first: a mistake in the last name should not cost the hours
         # spent on the others.
@@ -167,170 +176,115 @@ def predict(
                     nodata=nodata,
                     crs=crs,
                     pixels=pixels,
-                    collars=not shows_pictures,
+                    collars=not run.overlaps,
                 )
             )
             for path in paths
         ]
-        covers = [_cover(scene, spec, chip_size, overlap) for scene in rasters]
-        if target is not None:
-            for scene in rasters:
-                _check_reach(scene, target)
-        _warn_of_turned(rasters)
-        layers = [
-            place(
-                _find_footprints(
-                    _Pass(
-                        grid,
-                        chips,
-                        fit_scaling(grid.scene, spec),
-                        batch_size,
-                        threshold,
-                        may_overlap,
-                    ),
-                    detector,
-                    progress=progress,
-                ),
-                grid.transform,
-                grid.scene.crs,
-                classes=detector.classes,
-                source=source,
-                model=detector.name,
-                min_area_m2=min_area_m2,
-            )
-            for (grid, chips), source in zip(covers, _source_names(rasters), strict=True)
+        covers = [
+            cover_scene(scene, spec, chip_size=chip_size, overlap=overlap) for scene in rasters
         ]
-    layer = concat_layers(layers, crs=target)
-    if keypoints is not None:
-        points = keypoint_layer(layer, detector.keypoints)
-        write_layer(points, keypoints, overwrite=overwrite, geometry="Point")
+        for cover in covers:
+            _check_reach(cover.chips, cover.grid.transform, cover.grid.scene.crs, wanted.crs)
+        _warn_of_turned(rasters)
+        heard_from = EVIDENCE_SHARE * run.kept_confidence
+        looking = Looking(detector, batch_size, threshold, heard_from, progress)
+        found = opened.enter_context(closing(detect(covers, looking)))
+        if keep is not None:
+            found = opened.enter_context(closing(keep_scenes(found, run, Path(keep))))
+        return _make_layer(found, run, wanted)
+
+
+def finish(
+    run: str | Path,
+    *,
+    output: str | Path | None = None,
+    keypoints: str | Path | None = None,
+    confidence: float | None = None,
+    min_area_m2: float = 4.0,
+    overlaps: bool | None = None,
+    out_crs: str | CRS | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> GeoDataFrame:
+    """Make a layer from a kept run: what `predict` would make now, without the network.
+
+    Args:
+        run: Folder that `predict` kept.
+        output: As for `predict`; so are all the others.
+        keypoints: Likewise.
+        confidence: Likewise.
+        min_area_m2: Likewise.
+        overlaps: Likewise.
+        out_crs: Likewise.
+        overwrite: Likewise.
+        progress: Show a progress bar.
+
+    Returns:
+        The footprint layer, as `predict` gives it.
+
+    Raises:
+        RunError: The run is missing, of another version or damaged, or was not kept down to
+            ``confidence``.
+        ConfigError, LayerError, OutputError: As for `predict`.
+    """
+    wanted = _want(output, keypoints, confidence, min_area_m2, overlaps, out_crs, overwrite)
+    kept = read_run(run)
+    _check_keypoints(wanted, kept)
+    threshold = kept.confidence if confidence is None else confidence
+    if threshold < kept.kept_confidence:
+        raise RunError(
+            f"{run} was kept down to confidence {kept.kept_confidence:g}, got {threshold:g}; "
+            f"predict again with --keep and --confidence {threshold:g}"
+        )
+    for scene in kept.scenes:
+        fine = scene.passes[0]
+        _check_reach(fine.chips, fine.affine, scene.place, wanted.crs)
+    return _make_layer(kept_scenes(run, kept, progress=progress), kept, wanted)
+
+
+def _make_layer(scenes: Iterable[DetectedScene], run: KeptRun, wanted: _Wanted) -> GeoDataFrame:
+    """From what was found to the layer, written: all that `predict` and `finish` share."""
+    confidence = run.confidence if wanted.confidence is None else wanted.confidence
+    may_overlap = run.overlaps if wanted.overlaps is None else wanted.overlaps
+    layers = [
+        place(
+            _merge_scene(scene, confidence, overlaps=may_overlap),
+            scene.passes[0].transform,
+            scene.crs,
+            classes=run.classes,
+            source=scene.source,
+            model=run.model,
+            min_area_m2=wanted.min_area_m2,
+        )
+        for scene in scenes
+    ]
+    layer = concat_layers(layers, crs=wanted.crs)
+    if wanted.keypoints is not None:
+        points = keypoint_layer(layer, run.keypoints)
+        write_layer(points, wanted.keypoints, overwrite=wanted.overwrite, geometry="Point")
     layer = layer.drop(columns="keypoints", errors="ignore")
-    if output is not None:
-        write_layer(layer, output, overwrite=overwrite)
+    if wanted.output is not None:
+        write_layer(layer, wanted.output, overwrite=wanted.overwrite)
     return layer
 
 
-def _cover(
-    scene: Scene, spec: InputSpec, chip_size: int | None, overlap: int | None
-) -> tuple[SceneGrid, ChipGrid]:
-    """A scene at the detector's resolution, and the chips that cover it."""
-    if spec.short_side is not None and chip_size is None:
-        if overlap is not None:
-            raise ChipSizeError(
-                f"overlap {overlap} is of neighbouring chips, but this detector sees pictures "
-                "whole; cut them with --chip-size, or leave out --overlap"
-            )
-        grid = resize_picture(scene, spec.short_side, spec.long_side)
-        side = -(-max(grid.height, grid.width) // spec.multiple) * spec.multiple
-        return grid, ChipGrid(grid.height, grid.width, side, 0, spec.multiple)
-    grid = resample_scene(scene, spec.gsd_m)
-    size = spec.chip_size if chip_size is None else chip_size
-    shared = size // 4 if overlap is None else overlap
-    return grid, ChipGrid(grid.height, grid.width, size, shared, spec.multiple)
-
-
-def _source_names(scenes: Sequence[Scene]) -> list[str]:
-    """What the ``source`` column says: file names, or whole paths where two would be the same."""
-    count = Counter(scene.name for scene in scenes)
-    return [scene.name if count[scene.name] == 1 else scene.path for scene in scenes]
-
-
-def _find_footprints(fine: _Pass, detector: Detector, *, progress: bool) -> Footprints:
-    """Detect and merge; a scene of several chips is looked at coarsely, too."""
-    passes = [fine]
-    if len(fine.chips) > 1:
-        passes.append(_coarse(fine))
-    total = sum(len(each.chips) for each in passes)
-    name = fine.grid.scene.name
-    with tqdm(total=total, desc=name, unit="chip", disable=not progress) as bar:
-        outlines, read = _detect(fine, detector, bar)
-        if not read.any():
-            warnings.warn(
-                f"{name} has no pixel with data; check --nodata and --bands",
-                FootprintsWarning,
-                stacklevel=3,
-            )
-        footprints = merge(
-            outlines, fine.chips, read, confidence=fine.confidence, overlaps=fine.overlaps
+def _merge_scene(scene: DetectedScene, confidence: float, *, overlaps: bool) -> Footprints:
+    """Close the seams of each pass, and settle what only the coarse one sees whole."""
+    fine, *coarser = scene.passes
+    footprints = merge_rows(fine, confidence=confidence, overlaps=overlaps)
+    for coarse in coarser:
+        roofs = merge_rows(coarse, confidence=confidence, overlaps=overlaps)
+        x_factor = fine.chips.width / coarse.chips.width
+        y_factor = fine.chips.height / coarse.chips.height
+        footprints = settle_wide_roofs(
+            footprints,
+            roofs.scaled(x_factor, y_factor),
+            fine.chips,
+            coarse_px=max(x_factor, y_factor),
+            overlaps=overlaps,
         )
-        for coarse in passes[1:]:
-            bar.set_description(f"{name}, wide roofs")
-            with warnings.catch_warnings():
-                # At the cap the coarse pass misses small roofs, which it is not asked for.
-                warnings.simplefilter("ignore", DetectionCapWarning)
-                wide, wide_read = _detect(coarse, detector, bar)
-            roofs = merge(
-                wide,
-                coarse.chips,
-                wide_read,
-                confidence=coarse.confidence,
-                overlaps=coarse.overlaps,
-            )
-            scale = np.divide(coarse.grid.factor, fine.grid.factor)
-            footprints = settle_wide_roofs(
-                footprints,
-                roofs.scaled(*scale),
-                fine.chips,
-                coarse_px=float(max(scale)),
-                overlaps=fine.overlaps,
-            )
     return footprints
-
-
-def _coarse(fine: _Pass) -> _Pass:
-    grid = SceneGrid(
-        fine.grid.scene,
-        width=max(1, round(fine.grid.width / COARSE_FACTOR)),
-        height=max(1, round(fine.grid.height / COARSE_FACTOR)),
-    )
-    chips = ChipGrid(
-        grid.height, grid.width, fine.chips.size, fine.chips.overlap, fine.chips.multiple
-    )
-    return replace(fine, grid=grid, chips=chips)
-
-
-def _detect(
-    each: _Pass, detector: Detector, bar: tqdm[NoReturn]
-) -> tuple[Outlines, NDArray[np.bool_]]:
-    """Outlines of all chips of a pass, and which chips had data."""
-    read = np.zeros(len(each.chips), dtype=bool)
-    found = []
-    buildings = 0
-    for batch in _read_ahead(each):
-        shown = [(number, chip) for number, chip in batch if chip.valid.any()]
-        instances = detector([chip for _, chip in shown]) if shown else []
-        for (number, chip), detected in zip(shown, instances, strict=True):
-            heard = detected.take(
-                np.flatnonzero(detected.scores >= EVIDENCE_SHARE * each.confidence)
-            )
-            found.append(
-                Outlines.from_instances(
-                    heard, trace(heard), each.chips.window(number), number, chip.valid
-                )
-            )
-            buildings += int((found[-1].scores >= each.confidence).sum())
-            read[number] = True
-        bar.set_postfix(buildings=buildings, refresh=False)
-        bar.update(len(batch))
-    return Outlines.concatenate(found), read
-
-
-def _read_ahead(each: _Pass) -> Iterator[list[tuple[int, Chip]]]:
-    """Batches of numbered chips; the next one is read while the last one is in the network."""
-
-    def read(numbers: Sequence[int]) -> list[tuple[int, Chip]]:
-        return [(n, read_chip(each.grid, each.chips.window(n), each.scaling)) for n in numbers]
-
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        waiting = None
-        for start in range(0, len(each.chips), each.batch_size):
-            numbers = range(start, min(start + each.batch_size, len(each.chips)))
-            coming = reader.submit(read, numbers)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = coming
-        if waiting is not None:
-            yield waiting.result()
 
 
 def _warn_of_turned(scenes: Sequence[Scene]) -> None:
@@ -353,13 +307,38 @@ def _check_paths(paths: Sequence[str | Path]) -> None:
         raise RasterError(f"{path} is given {count} times; name every scene once")
 
 
-def _check_numbers(confidence: float | None, min_area_m2: float, batch_size: int) -> None:
+def _want(
+    output: str | Path | None,
+    keypoints: str | Path | None,
+    confidence: float | None,
+    min_area_m2: float,
+    overlaps: bool | None,
+    out_crs: str | CRS | None,
+    overwrite: bool,
+) -> _Wanted:
+    for path in (output, keypoints):
+        if path is not None:
+            check_output(path, overwrite=overwrite)
     if confidence is not None and not 0 <= confidence <= 1:
         raise ConfigError(f"confidence must be in [0, 1], got {confidence}")
     if not 0 <= min_area_m2 < math.inf:
         raise ConfigError(f"min area must be finite and not negative, got {min_area_m2}")
-    if batch_size < 1:
-        raise ConfigError(f"batch size must be at least 1, got {batch_size}")
+    crs = _parse_crs(out_crs)
+    _check_geojson_crs(output, crs)
+    return _Wanted(
+        output=output,
+        keypoints=keypoints,
+        confidence=confidence,
+        min_area_m2=min_area_m2,
+        overlaps=overlaps,
+        crs=crs,
+        overwrite=overwrite,
+    )
+
+
+def _check_keypoints(wanted: _Wanted, run: KeptRun) -> None:
+    if wanted.keypoints is not None and not run.keypoints:
+        raise ConfigError(f"{run.model} finds no keypoints; leave out --keypoints")
 
 
 def _parse_crs(crs: str | CRS | None) -> CRS | None:
@@ -379,8 +358,10 @@ def _check_geojson_crs(output: str | Path | None, crs: CRS | None) -> None:
         )
 
 
-def _check_reach(scene: Scene, crs: CRS) -> None:
-    """Refuse a CRS that is not defined where a scene lies, by the pixel at its centre."""
-    x, y = scene.width / 2, scene.height / 2
-    corners = [scene.transform @ c for c in ((x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1))]
-    reproject(GeoDataFrame(geometry=[Polygon(corners)], crs=scene.crs), crs)
+def _check_reach(chips: ChipGrid, transform: Affine, crs: CRS | None, target: CRS | None) -> None:
+    """Refuse a CRS that is not defined where a scene lies, by the grid pixel at its centre."""
+    if target is None:
+        return
+    x, y = chips.width / 2, chips.height / 2
+    corners = [transform @ c for c in ((x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1))]
+    reproject(GeoDataFrame(geometry=[Polygon(corners)], crs=crs), target)

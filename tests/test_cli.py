@@ -113,6 +113,21 @@ def test_predict_writes_a_layer_and_a_picture_and_says_so(folder, weights):
     assert "scene.tif" in result.stderr
 
 
+def test_a_kept_run_gives_the_layer_again(folder, weights):
+    wanted = ("--confidence", 0.06, "--min-area", 1)
+    predicted = run(
+        *("predict", "scene.tif", "-o", "a.parquet", "--weights", weights, "--device", "cpu"),
+        *("--chip-size", 128, "--keep", "kept", *wanted),
+    )
+    assert predicted.exit_code == 0, predicted.stderr
+    finished = run("finish", "kept", "-o", "b.parquet", *wanted)
+    assert finished.exit_code == 0, finished.stderr
+    assert Path("a.parquet").read_bytes() == Path("b.parquet").read_bytes()
+    assert len(gpd.read_parquet("b.parquet")) > 0
+    assert finished.stdout.rsplit(", ", 2)[0] == predicted.stdout.rsplit(", ", 2)[0]
+    assert finished.stdout.endswith(", b.parquet\n")
+
+
 def test_an_empty_layer_is_a_result(folder, weights):
     result = run("predict", "scene.tif", "-o", "out.gpkg", "--weights", weights, "--confidence", 1)
     assert result.exit_code == 0, result.stderr

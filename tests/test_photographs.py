@@ -47,6 +47,7 @@ class KnownObjects:
     shown: list[Chip] = field(default_factory=list)
     name: str = "known-objects"
     classes: tuple[str, ...] = ("person", "bus", "dog", "lamp")
+    keypoints: tuple[str, ...] = ()
     confidence: float = 0.5
 
     def __call__(self, chips: Sequence[Chip]) -> list[Instances]:

@@ -69,10 +69,13 @@ def keep_overlaps(footprints: Footprints, unmatched: Mask) -> Footprints:
 
 def in_order(footprints: Footprints) -> Footprints:
     """Footprints from top to bottom, then left to right, each with its vertices in normal form."""
-    polygons = shapely.normalize(footprints.polygons)
-    x_min, y_min, x_max, y_max = shapely.bounds(polygons).T
-    order = np.lexsort((footprints.scores, y_max, x_max, x_min, y_min))
-    return footprints.with_polygons(polygons).take(order)
+    return by_position(footprints.with_polygons(shapely.normalize(footprints.polygons)))
+
+
+def by_position(footprints: Footprints) -> Footprints:
+    """Footprints from top to bottom, then left to right."""
+    x_min, y_min, x_max, y_max = shapely.bounds(footprints.polygons).reshape(-1, 4).T
+    return footprints.take(np.lexsort((footprints.scores, y_max, x_max, x_min, y_min)))
 
 
 def _without_stumps(footprints: Footprints, unmatched: Mask) -> Footprints:

@@ -55,6 +55,9 @@ _IS_TYPE = {
     "model": types.is_string_dtype,
 }
 
+_AT_ONCE = 100_000
+"""Polygons that are projected together."""
+
 HALF_TURN = 180.0
 """Degrees; no building is wider."""
 
@@ -96,8 +99,9 @@ def place(
         raise LayerError(f"{source}: its georeference is not finite: {transform[:6]}")
     linear = np.array([[transform.a, transform.d], [transform.b, transform.e]])
     offset = np.array([transform.c, transform.f])
-    placed = shapely.transform(footprints.polygons, lambda pixels: pixels @ linear + offset)
-    polygons, kept = _tidy(placed, source)
+    polygons, kept = _tidy(
+        shapely.transform(footprints.polygons, lambda pixels: pixels @ linear + offset), source
+    )
     area = areas_m2(polygons, crs)
     large = area >= min_area_m2
     polygons, kept, area = polygons[large], kept[large], area[large]
@@ -147,7 +151,10 @@ def areas_m2(polygons: NDArray[np.object_], crs: CRS | None) -> NDArray[np.float
     equal_area = CRS.from_dict(
         {"proj": "laea", "lat_0": lat, "lon_0": lon, "datum": "WGS84", "units": "m"}
     )
-    return np.asarray(shapely.area(_project(polygons, crs, equal_area)), dtype=np.float64)
+    # In portions: projected all at once, they would take their memory once more.
+    portions = np.split(polygons, range(_AT_ONCE, len(polygons), _AT_ONCE))
+    areas = [shapely.area(_project(portion, crs, equal_area)) for portion in portions]
+    return np.concatenate(areas).astype(np.float64)
 
 
 def reproject(layer: GeoDataFrame, crs: CRS) -> GeoDataFrame:

@@ -76,12 +76,13 @@ def merge(
         read: (chips,) whether a chip was read and gave a result; False for chips without data and
             for those that failed.
         confidence: Footprints below it are left out, once seams are settled. Outlines below it are
-            of use down to `EVIDENCE_SHARE` of it.
+            heard down to `EVIDENCE_SHARE` of it.
         overlaps: Footprints may have common ground.
 
     Returns:
         Footprints in order of position, without common ground unless ``overlaps``.
     """
+    outlines = outlines.take(outlines.scores >= EVIDENCE_SHARE * confidence)
     outlines = _within_raster(outlines, grid)
     if overlaps:
         labels = np.unique(outlines.labels)
@@ -99,7 +100,6 @@ def _merge_chips(
 ) -> tuple[Footprints, Mask]:
     """Footprints that may still overlap, and which of them a seam cuts without a counterpart."""
     windows = windows_of(grid)
-    outlines = outlines.take(outlines.scores >= EVIDENCE_SHARE * confidence)
     outlines = outlines.take(_order(outlines, windows))
     outlines = _without_stray_parts(outlines, find_sides(outlines, grid, read))
     overlaps = find_overlaps(outlines.polygons)

@@ -89,8 +89,8 @@ class Outlines:
         return cls(*(np.concatenate([getattr(o, f.name) for o in listed]) for f in fields(cls)))
 
     @classmethod
-    def empty(cls) -> Outlines:
-        """No outlines."""
+    def empty(cls, *, keypoints: int = 0) -> Outlines:
+        """No outlines, of a detector that finds some number of keypoints."""
         return cls(
             polygons=np.empty(0, dtype=object),
             boxes=np.empty((0, 4)),
@@ -99,7 +99,7 @@ class Outlines:
             chips=np.empty(0, dtype=np.int64),
             cells=np.empty(0, dtype=np.float32),
             at_nodata=np.empty(0, dtype=np.bool_),
-            keypoints=np.empty((0, 0, 3), dtype=np.float32),
+            keypoints=np.empty((0, keypoints, 3), dtype=np.float32),
         )
 
     def take(self, which: NDArray[np.integer | np.bool_]) -> Outlines:

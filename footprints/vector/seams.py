@@ -26,9 +26,10 @@ NARROW_PX = 4.0
 
 def windows_of(grid: ChipGrid) -> NDArray[np.float64]:
     """(chips, 4) windows of a grid's chips as boxes."""
-    windows = np.array(list(grid), dtype=np.float64).reshape(-1, 4)
-    windows[:, 2:] += windows[:, :2]
-    return windows
+    rows, columns = len(grid.row_starts), len(grid.column_starts)
+    x = np.tile(np.array(grid.column_starts, dtype=np.float64), rows)
+    y = np.repeat(np.array(grid.row_starts, dtype=np.float64), columns)
+    return np.column_stack([x, y, x + grid.chip_width, y + grid.chip_height])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
