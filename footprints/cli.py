@@ -85,7 +85,13 @@ def _options(
 def predict(
     scenes: Annotated[list[str], typer.Argument(help="Rasters: files or addresses.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Layer: .gpkg .shp .parquet .fgb .geojson")
+        str,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Layer: .gpkg .shp .parquet .fgb .geojson, or a table: "
+            "postgresql://user@host/db?table=name, with &mode=append added to what is there.",
+        ),
     ],
     weights: Annotated[Path | None, typer.Option(help="Weights; default: those that ship.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
@@ -125,7 +131,7 @@ def predict(
         str | None, typer.Option(help="CRS of the layer; default: the first scene's.")
     ] = None,
     keypoints: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="Also write the keypoints, for weights that find some: a point layer."),
     ] = None,
     overlay: Annotated[
@@ -147,6 +153,7 @@ def predict(
     from footprints.model.detector import load_detector
     from footprints.pictures import check_picture, save_overlay
     from footprints.pipeline import predict as run
+    from footprints.vector.postgis import shown
 
     read_bands = _numbers(bands)
     if overlay is not None:
@@ -189,7 +196,7 @@ def predict(
         seconds = time.perf_counter() - start
         print(
             f"{len(layer):,} {things}, {layer['area_m2'].sum():,.0f} {unit}, {seconds:.1f} s, "
-            f"{output}"
+            f"{shown(output)}"
         )
 
 

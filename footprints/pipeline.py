@@ -20,7 +20,7 @@ from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 from pyproj import CRS
 from pyproj.exceptions import CRSError
-from shapely import Polygon
+from shapely import Geometry, Polygon
 from tqdm.auto import tqdm
 
 from footprints.chip import Chip, ChipGrid, Detector, InputSpec, Scaling
@@ -40,7 +40,16 @@ from footprints.vector.keypoints import keypoint_layer
 from footprints.vector.layer import concat_layers, place, reproject
 from footprints.vector.merge import EVIDENCE_SHARE, merge
 from footprints.vector.outlines import Footprints, Outlines
+from footprints.vector.postgis import is_database
 from footprints.vector.read import GEOJSON_SUFFIXES
+from footprints.vector.scenes import (
+    SceneRecord,
+    attach_scenes,
+    describe_scene,
+    seen_ground,
+    unite_seen,
+)
+from footprints.vector.snapping import snap_vertices
 from footprints.vector.trace import trace
 from footprints.vector.wide_roofs import settle_wide_roofs
 from footprints.vector.write import check_output, write_layer
@@ -91,7 +100,8 @@ def predict(
 
     Args:
         scenes: Rasters: files, or ``https://``, ``s3://`` and ``/vsi...`` addresses.
-        output: Layer to write; its ending names the format. None writes nothing.
+        output: Layer to write; its ending names the format, or it is the address of a table in a
+            PostGIS database (`footprints.vector.postgis`). None writes nothing.
         keypoints: Point layer to write, of the keypoints of every building; its columns are
             documented in `footprints.vector.keypoints.keypoint_layer`. None writes none.
         detector: What finds the buildings; see `load_detector`. None loads ``weights``.
@@ -178,25 +188,14 @@ def predict(
                 _check_reach(scene, target)
         _warn_of_turned(rasters)
         layers = [
-            place(
-                _find_footprints(
-                    _Pass(
-                        grid,
-                        chips,
-                        fit_scaling(grid.scene, spec),
-                        batch_size,
-                        threshold,
-                        may_overlap,
-                    ),
-                    detector,
-                    progress=progress,
+            _predict_scene(
+                _Pass(
+                    grid, chips, fit_scaling(grid.scene, spec), batch_size, threshold, may_overlap
                 ),
-                grid.transform,
-                grid.scene.crs,
-                classes=detector.classes,
-                source=source,
-                model=detector.name,
-                min_area_m2=min_area_m2,
+                detector,
+                source,
+                min_area_m2,
+                progress=progress,
             )
             for (grid, chips), source in zip(covers, _source_names(rasters), strict=True)
         ]
@@ -204,7 +203,7 @@ def predict(
     if keypoints is not None:
         points = keypoint_layer(layer, detector.keypoints)
         write_layer(points, keypoints, overwrite=overwrite, geometry="Point")
-    layer = layer.drop(columns="keypoints", errors="ignore")
+    layer = snap_vertices(layer.drop(columns="keypoints", errors="ignore"))
     if output is not None:
         write_layer(layer, output, overwrite=overwrite)
     return layer
@@ -235,15 +234,62 @@ def _source_names(scenes: Sequence[Scene]) -> list[str]:
     return [scene.name if count[scene.name] == 1 else scene.path for scene in scenes]
 
 
-def _find_footprints(fine: _Pass, detector: Detector, *, progress: bool) -> Footprints:
-    """Detect and merge; a scene of several chips is looked at coarsely, too."""
+def _predict_scene(
+    fine: _Pass, detector: Detector, source: str, min_area_m2: float, *, progress: bool
+) -> GeoDataFrame:
+    """The footprint layer of one scene, with its record."""
+    grid = fine.grid
+    footprints, seen = _find_footprints(fine, detector, progress=progress)
+    layer = place(
+        footprints,
+        grid.transform,
+        grid.scene.crs,
+        classes=detector.classes,
+        source=source,
+        model=detector.name,
+        min_area_m2=min_area_m2,
+    )
+    attach_scenes(layer, [_describe(fine, detector.name, source, min_area_m2, seen)])
+    return layer
+
+
+def _describe(
+    fine: _Pass, model: str, source: str, min_area_m2: float, seen: Geometry
+) -> SceneRecord:
+    grid, own = fine.grid, fine.grid.scene.gsd_m()
+    return describe_scene(
+        source,
+        model,
+        seen,
+        grid.transform,
+        grid.scene.crs,
+        pixel_m=None if own is None else max(np.multiply(own, grid.factor).tolist()),
+        parameters={
+            "confidence": fine.confidence,
+            "min_area_m2": min_area_m2,
+            "chip_size": fine.chips.size,
+            "overlap": fine.chips.overlap,
+            "bands": grid.scene.bands,
+            "overlaps": fine.overlaps,
+        },
+    )
+
+
+def _find_footprints(
+    fine: _Pass, detector: Detector, *, progress: bool
+) -> tuple[Footprints, Geometry]:
+    """Detect and merge; a scene of several chips is looked at coarsely, too.
+
+    Returns:
+        The footprints, and the ground with data, both in grid pixels.
+    """
     passes = [fine]
     if len(fine.chips) > 1:
         passes.append(_coarse(fine))
     total = sum(len(each.chips) for each in passes)
     name = fine.grid.scene.name
     with tqdm(total=total, desc=name, unit="chip", disable=not progress) as bar:
-        outlines, read = _detect(fine, detector, bar)
+        outlines, read, seen = _detect(fine, detector, bar)
         if not read.any():
             warnings.warn(
                 f"{name} has no pixel with data; check --nodata and --bands",
@@ -258,7 +304,7 @@ def _find_footprints(fine: _Pass, detector: Detector, *, progress: bool) -> Foot
             with warnings.catch_warnings():
                 # At the cap the coarse pass misses small roofs, which it is not asked for.
                 warnings.simplefilter("ignore", DetectionCapWarning)
-                wide, wide_read = _detect(coarse, detector, bar)
+                wide, wide_read, _ = _detect(coarse, detector, bar)
             roofs = merge(
                 wide,
                 coarse.chips,
@@ -274,7 +320,7 @@ def _find_footprints(fine: _Pass, detector: Detector, *, progress: bool) -> Foot
                 coarse_px=float(max(scale)),
                 overlaps=fine.overlaps,
             )
-    return footprints
+    return footprints, seen
 
 
 def _coarse(fine: _Pass) -> _Pass:
@@ -291,9 +337,10 @@ def _coarse(fine: _Pass) -> _Pass:
 
 def _detect(
     each: _Pass, detector: Detector, bar: tqdm[NoReturn]
-) -> tuple[Outlines, NDArray[np.bool_]]:
-    """Outlines of all chips of a pass, and which chips had data."""
+) -> tuple[Outlines, NDArray[np.bool_], Geometry]:
+    """Outlines of all chips of a pass, which chips had data, and the ground that had."""
     read = np.zeros(len(each.chips), dtype=bool)
+    seen = []
     found = []
     buildings = 0
     for batch in _read_ahead(each):
@@ -310,9 +357,10 @@ def _detect(
             )
             buildings += int((found[-1].scores >= each.confidence).sum())
             read[number] = True
+            seen.append(seen_ground(chip.valid, each.chips.window(number)))
         bar.set_postfix(buildings=buildings, refresh=False)
         bar.update(len(batch))
-    return Outlines.concatenate(found), read
+    return Outlines.concatenate(found), read, unite_seen(seen)
 
 
 def _read_ahead(each: _Pass) -> Iterator[list[tuple[int, Chip]]]:
@@ -370,7 +418,9 @@ def _parse_crs(crs: str | CRS | None) -> CRS | None:
 
 
 def _check_geojson_crs(output: str | Path | None, crs: CRS | None) -> None:
-    if output is None or crs is None or Path(output).suffix.lower() not in GEOJSON_SUFFIXES:
+    if output is None or crs is None or is_database(output):
+        return
+    if Path(output).suffix.lower() not in GEOJSON_SUFFIXES:
         return
     if not crs.equals(CRS("EPSG:4326"), ignore_axis_order=True):
         raise ConfigError(
