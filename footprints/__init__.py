@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from footprints.config import RunConfig, load_config
     from footprints.errors import FootprintsError, FootprintsWarning
     from footprints.evaluation import Report, evaluate
+    from footprints.merging import merge_layers
     from footprints.model.convert import convert_weights
     from footprints.model.detector import load_detector
     from footprints.pictures import save_overlay
@@ -31,6 +32,7 @@ _HOMES = {
     "evaluate": "footprints.evaluation",
     "load_config": "footprints.config",
     "load_detector": "footprints.model.detector",
+    "merge_layers": "footprints.merging",
     "predict": "footprints.pipeline",
     "save_overlay": "footprints.pictures",
     "train": "footprints.training",
@@ -46,6 +48,7 @@ __all__ = [
     "evaluate",
     "load_config",
     "load_detector",
+    "merge_layers",
     "predict",
     "save_overlay",
     "train",

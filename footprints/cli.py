@@ -201,6 +201,28 @@ def predict(
 
 
 @app.command()
+def merge(
+    layers: Annotated[list[Path], typer.Argument(help="Layers that footprints wrote.")],
+    output: Annotated[str, typer.Option("-o", "--output", help="Layer, as for predict.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make one layer of those of neighbouring or overlapping scenes, every building once.
+
+    Example: footprints merge north.gpkg south.gpkg -o town.gpkg
+    """
+    _configure(quiet=quiet, verbose=verbose)
+    from footprints.merging import merge_layers
+    from footprints.vector.postgis import shown
+
+    layer = merge_layers(layers, output=output, overwrite=overwrite)
+    if not quiet:
+        scenes = layer.attrs["footprints"]
+        print(f"{len(layer):,} buildings of {len(scenes):,} scenes, {shown(output)}")
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file; see configs/.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],

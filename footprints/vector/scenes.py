@@ -177,8 +177,8 @@ def _parse_scene(entry: object) -> SceneRecord:
         raise LayerError(f"scene {scene.source} has no outline but {scene.outline!r:.80}") from err
     except CRSError as err:
         raise LayerError(f"scene {scene.source} has unknown CRS {scene.outline_crs!r:.80}") from err
-    if ground.geom_type != "MultiPolygon":
+    if not isinstance(ground, shapely.MultiPolygon):
         raise LayerError(
-            f"outline of scene {scene.source} must be a MultiPolygon, got {ground.geom_type}"
+            f"outline of scene {scene.source} must be a MultiPolygon, got {scene.outline!r:.80}"
         )
     return scene
