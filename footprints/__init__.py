@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from footprints.config import RunConfig, load_config
     from footprints.errors import FootprintsError, FootprintsWarning
     from footprints.evaluation import Report, evaluate
+    from footprints.merging import merge_layers
     from footprints.model.convert import convert_weights
     from footprints.model.detector import load_detector
     from footprints.pictures import save_overlay
@@ -32,6 +33,7 @@ _HOMES = {
     "finish": "footprints.pipeline",
     "load_config": "footprints.config",
     "load_detector": "footprints.model.detector",
+    "merge_layers": "footprints.merging",
     "predict": "footprints.pipeline",
     "save_overlay": "footprints.pictures",
     "train": "footprints.training",
@@ -48,6 +50,7 @@ __all__ = [
     "finish",
     "load_config",
     "load_detector",
+    "merge_layers",
     "predict",
     "save_overlay",
     "train",

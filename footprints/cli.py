@@ -56,7 +56,13 @@ Pixels = Annotated[
 
 
 Output = Annotated[
-    Path, typer.Option("-o", "--output", help="Layer: .gpkg .shp .parquet .fgb .geojson")
+    str,
+    typer.Option(
+        "-o",
+        "--output",
+        help="Layer: .gpkg .shp .parquet .fgb .geojson, or a table: "
+        "postgresql://user@host/db?table=name, with &mode=append added to what is there.",
+    ),
 ]
 Confidence = Annotated[
     float | None, typer.Option(help="Least confidence, 0 to 1; default: the weights' own.")
@@ -74,7 +80,7 @@ Overlaps = Annotated[
 ]
 OutCrs = Annotated[str | None, typer.Option(help="CRS of the layer; default: the first scene's.")]
 Keypoints = Annotated[
-    Path | None,
+    str | None,
     typer.Option(help="Also write the keypoints, for weights that find some: a point layer."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
@@ -243,6 +249,28 @@ def finish(
 
 
 @app.command()
+def merge(
+    layers: Annotated[list[Path], typer.Argument(help="Layers that footprints wrote.")],
+    output: Output,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make one layer of those of neighbouring or overlapping scenes, every building once.
+
+    Example: footprints merge north.gpkg south.gpkg -o town.gpkg
+    """
+    _configure(quiet=quiet, verbose=verbose)
+    from footprints.merging import merge_layers
+    from footprints.vector.postgis import shown
+
+    layer = merge_layers(layers, output=output, overwrite=overwrite)
+    if not quiet:
+        scenes = layer.attrs["footprints"]
+        print(f"{len(layer):,} buildings of {len(scenes):,} scenes, {shown(output)}")
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file; see configs/.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
@@ -366,11 +394,14 @@ def info(
     print(describe(path))
 
 
-def _print_sum(layer: GeoDataFrame, output: Path, start: float, things: str) -> None:
+def _print_sum(layer: GeoDataFrame, output: str, start: float, things: str) -> None:
+    from footprints.vector.postgis import shown
+
     unit = "px2" if layer.crs is None else "m2"
     seconds = time.perf_counter() - start
     print(
-        f"{len(layer):,} {things}, {layer['area_m2'].sum():,.0f} {unit}, {seconds:.1f} s, {output}"
+        f"{len(layer):,} {things}, {layer['area_m2'].sum():,.0f} {unit}, {seconds:.1f} s, "
+        f"{shown(output)}"
     )
 
 

@@ -19,20 +19,17 @@ from tqdm.auto import tqdm
 
 from footprints.chip import Chip, ChipGrid, Detector, InputSpec, Instances, Scaling
 from footprints.errors import ChipSizeError, DetectionCapWarning, FootprintsWarning
-from footprints.raster.nodata import valid_outline
 from footprints.raster.reader import SceneGrid, read_chip, resample_scene, resize_picture
 from footprints.raster.scaling import fit_scaling
 from footprints.raster.source import Scene
 from footprints.vector.detected import ChipRow, DetectedScene, Pass
 from footprints.vector.outlines import Outlines
+from footprints.vector.scenes import seen_ground
 from footprints.vector.trace import trace
 
 COARSE_FACTOR = 4
 """Fine pixels per coarse pixel: in the coarse pass a chip shows sixteen times the ground, so that
 a roof as wide as three chips is seen with everything around it."""
-
-STAIR_PX = 1.0
-"""The outline of the ground with data follows pixels no closer: their stairs are no news."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +109,15 @@ def detect(covers: Sequence[Cover], looking: Looking) -> Generator[DetectedScene
                 Pass(each.chips, each.grid.transform, _look(each, looking, scaling, bar))
                 for each in looks
             ]
-            yield DetectedScene(source, scene.path, scene.crs, tuple(passes))
+            yield DetectedScene(
+                source, scene.path, scene.crs, _pixel_m(cover), scene.bands, tuple(passes)
+            )
+
+
+def _pixel_m(cover: Cover) -> float | None:
+    """The longer side of a grid pixel on the ground."""
+    own = cover.grid.scene.gsd_m()
+    return None if own is None else max(np.multiply(own, cover.grid.factor).tolist())
 
 
 def _source_names(scenes: Sequence[Scene]) -> list[str]:
@@ -139,7 +144,7 @@ def _look(
     bar.set_description(f"{name}, wide roofs" if cover.is_coarse else name)
     columns = len(cover.chips.column_starts)
     nothing = Outlines.empty(keypoints=len(looking.detector.keypoints))
-    found, valid = [nothing], []
+    found, seen = [nothing], []
     read = np.zeros(columns, dtype=np.bool_)
     buildings, rows_read = 0, 0
     for batch in _read_ahead(cover, scaling, looking.batch_size):
@@ -153,14 +158,13 @@ def _look(
                 found.append(
                     Outlines.from_instances(heard, trace(heard), window, number, chip.valid)
                 )
-                valid.append(valid_outline(chip.valid, window))
+                seen.append(seen_ground(chip.valid, window))
                 read[column] = True
                 buildings += int((found[-1].scores >= looking.confidence).sum())
             if column == columns - 1:
                 rows_read += bool(read.any())
-                shown_ground = shapely.simplify(shapely.union_all(valid), STAIR_PX)
-                yield ChipRow(Outlines.concatenate(found), read, shown_ground)
-                found, valid, read = [nothing], [], np.zeros_like(read)
+                yield ChipRow(Outlines.concatenate(found), read, shapely.union_all(seen))
+                found, seen, read = [nothing], [], np.zeros_like(read)
         if not cover.is_coarse:
             bar.set_postfix(buildings=buildings, refresh=False)
         bar.update(len(batch))

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,19 +20,22 @@ from affine import Affine
 from geopandas import GeoDataFrame
 from pyproj import CRS
 from pyproj.exceptions import CRSError
-from shapely import Polygon
+from shapely import Geometry, Polygon
 
 from footprints.chip import ChipGrid, Detector
 from footprints.detection import Looking, cover_scene, detect
 from footprints.errors import ConfigError, OrientationWarning, RasterError, RunError
 from footprints.raster.source import Scene, open_scene
-from footprints.vector.detected import DetectedScene
+from footprints.vector.detected import ChipRow, DetectedScene
 from footprints.vector.kept import KeptRun, check_run_place, keep_scenes, kept_scenes, read_run
 from footprints.vector.keypoints import keypoint_layer
 from footprints.vector.layer import concat_layers, place, reproject
 from footprints.vector.merge import EVIDENCE_SHARE
 from footprints.vector.outlines import Footprints
+from footprints.vector.postgis import is_database
 from footprints.vector.read import GEOJSON_SUFFIXES
+from footprints.vector.scenes import attach_scenes, describe_scene, unite_seen
+from footprints.vector.snapping import snap_vertices
 from footprints.vector.streaming import merge_rows
 from footprints.vector.wide_roofs import settle_wide_roofs
 from footprints.vector.write import check_output, write_layer
@@ -84,7 +87,8 @@ def predict(
 
     Args:
         scenes: Rasters: files, or ``https://``, ``s3://`` and ``/vsi...`` addresses.
-        output: Layer to write; its ending names the format. None writes nothing.
+        output: Layer to write; its ending names the format, or it is the address of a table in a
+            PostGIS database (`footprints.vector.postgis`). None writes nothing.
         keypoints: Point layer to write, of the keypoints of every building; its columns are
             documented in `footprints.vector.keypoints.keypoint_layer`. None writes none.
         keep: Folder for all that is found, down to a confidence of 0.05, before seams are decided:
@@ -247,32 +251,65 @@ def _make_layer(scenes: Iterable[DetectedScene], run: KeptRun, wanted: _Wanted) 
     """From what was found to the layer, written: all that `predict` and `finish` share."""
     confidence = run.confidence if wanted.confidence is None else wanted.confidence
     may_overlap = run.overlaps if wanted.overlaps is None else wanted.overlaps
-    layers = [
-        place(
-            _merge_scene(scene, confidence, overlaps=may_overlap),
-            scene.passes[0].transform,
+    layers = []
+    for scene in scenes:
+        footprints, seen = _merge_scene(scene, confidence, overlaps=may_overlap)
+        fine = scene.passes[0]
+        layer = place(
+            footprints,
+            fine.transform,
             scene.crs,
             classes=run.classes,
             source=scene.source,
             model=run.model,
             min_area_m2=wanted.min_area_m2,
         )
-        for scene in scenes
-    ]
+        record = describe_scene(
+            scene.source,
+            run.model,
+            seen,
+            fine.transform,
+            scene.crs,
+            pixel_m=scene.pixel_m,
+            parameters={
+                "confidence": confidence,
+                "min_area_m2": wanted.min_area_m2,
+                "chip_size": fine.chips.size,
+                "overlap": fine.chips.overlap,
+                "bands": scene.bands,
+                "overlaps": may_overlap,
+            },
+        )
+        attach_scenes(layer, [record])
+        layers.append(layer)
     layer = concat_layers(layers, crs=wanted.crs)
     if wanted.keypoints is not None:
         points = keypoint_layer(layer, run.keypoints)
         write_layer(points, wanted.keypoints, overwrite=wanted.overwrite, geometry="Point")
-    layer = layer.drop(columns="keypoints", errors="ignore")
+    layer = snap_vertices(layer.drop(columns="keypoints", errors="ignore"))
     if wanted.output is not None:
         write_layer(layer, wanted.output, overwrite=wanted.overwrite)
     return layer
 
 
-def _merge_scene(scene: DetectedScene, confidence: float, *, overlaps: bool) -> Footprints:
-    """Close the seams of each pass, and settle what only the coarse one sees whole."""
+def _merge_scene(
+    scene: DetectedScene, confidence: float, *, overlaps: bool
+) -> tuple[Footprints, Geometry]:
+    """Close the seams of each pass, and settle what only the coarse one sees whole.
+
+    Returns:
+        The footprints, and the ground with data, both in grid pixels of the fine pass.
+    """
     fine, *coarser = scene.passes
-    footprints = merge_rows(fine, confidence=confidence, overlaps=overlaps)
+    seen: list[Geometry] = []
+
+    def noting_ground() -> Iterator[ChipRow]:
+        for row in fine.rows:
+            seen.append(row.valid)
+            yield row
+
+    rows = replace(fine, rows=noting_ground())
+    footprints = merge_rows(rows, confidence=confidence, overlaps=overlaps)
     for coarse in coarser:
         roofs = merge_rows(coarse, confidence=confidence, overlaps=overlaps)
         x_factor = fine.chips.width / coarse.chips.width
@@ -284,7 +321,7 @@ def _merge_scene(scene: DetectedScene, confidence: float, *, overlaps: bool) -> 
             coarse_px=max(x_factor, y_factor),
             overlaps=overlaps,
         )
-    return footprints
+    return footprints, unite_seen(seen)
 
 
 def _warn_of_turned(scenes: Sequence[Scene]) -> None:
@@ -349,7 +386,9 @@ def _parse_crs(crs: str | CRS | None) -> CRS | None:
 
 
 def _check_geojson_crs(output: str | Path | None, crs: CRS | None) -> None:
-    if output is None or crs is None or Path(output).suffix.lower() not in GEOJSON_SUFFIXES:
+    if output is None or crs is None or is_database(output):
+        return
+    if Path(output).suffix.lower() not in GEOJSON_SUFFIXES:
         return
     if not crs.equals(CRS("EPSG:4326"), ignore_axis_order=True):
         raise ConfigError(

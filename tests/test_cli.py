@@ -97,7 +97,7 @@ def test_predict_writes_a_layer_and_a_picture_and_says_so(folder, weights):
         *("--chip-size", 128, "--overlap", 32, "--confidence", 0, "--overlay", "out.png"),
     )
     assert result.exit_code == 0, result.stderr
-    layer = gpd.read_file("out.gpkg")
+    layer = read_layer("out.gpkg")
     check_layer(layer)
     assert len(layer) > 0
     assert layer.crs == UTM
@@ -132,7 +132,7 @@ def test_an_empty_layer_is_a_result(folder, weights):
     result = run("predict", "scene.tif", "-o", "out.gpkg", "--weights", weights, "--confidence", 1)
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("0 buildings, 0 m2, ")
-    layer = gpd.read_file("out.gpkg")
+    layer = read_layer("out.gpkg")
     assert len(layer) == 0
     assert layer.crs == UTM
 
@@ -181,7 +181,7 @@ def test_a_given_crs_serves_layer_and_picture(folder, weights):
         *("--overlay", "out.png"),
     )
     assert result.exit_code == 0, result.stderr
-    assert gpd.read_file("out.gpkg").crs == UTM
+    assert read_layer("out.gpkg").crs == UTM
 
 
 def test_overwrite_replaces_layer_and_picture(folder, weights):
@@ -196,7 +196,49 @@ def test_overwrite_replaces_layer_and_picture(folder, weights):
     assert not Path("out.gpkg").exists()
     assert run(*command, "--overwrite").exit_code == 0
     assert imread("out.png").shape[:2] == (150, 180)
-    check_layer(gpd.read_file("out.gpkg"))
+    check_layer(read_layer("out.gpkg"))
+
+
+def test_merge_makes_one_layer_of_two_and_says_so(folder, weights):
+    for name, x in (("west", 0), ("east", 150)):
+        transform = NORTH_UP @ Affine.translation(x, 0)
+        write_image(folder / f"{name}.tif", noise(3), transform=transform, crs=UTM)
+        result = run(
+            *("predict", f"{name}.tif", "-o", f"{name}.gpkg", "--weights", weights),
+            *("--confidence", 0, "--chip-size", 128),
+        )
+        assert result.exit_code == 0, result.stderr
+    result = run("merge", "west.gpkg", "east.gpkg", "-o", "town.parquet")
+    assert result.exit_code == 0, result.stderr
+    layer = read_layer("town.parquet")
+    check_layer(layer)
+    assert result.stdout == f"{len(layer)} buildings of 2 scenes, town.parquet\n"
+    assert layer["source"].str.contains("west.tif").any()
+    refused = run("merge", "west.gpkg", "east.gpkg", "-o", "town.parquet")
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("footprints: output exists: town.parquet; ")
+    assert run("merge", "west.gpkg", "-o", "town.parquet", "--overwrite", "-q").output == ""
+
+
+def test_merge_refuses_what_does_not_know_its_scenes(folder):
+    layer_at(0).to_file("labels.gpkg")
+    result = run("merge", "labels.gpkg", "-o", "town.gpkg")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("footprints: labels.gpkg is no footprint layer: ")
+    assert not Path("town.gpkg").exists()
+
+
+def test_a_database_that_does_not_answer_is_one_line_without_password(folder, weights):
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    address = "postgresql://u:hunter2@127.0.0.1:1/db?table=town"
+    result = run("predict", "scene.tif", "-o", address, "--weights", weights)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(
+        "footprints: cannot write to postgresql://u@127.0.0.1:1/db?table=public.town: "
+    )
+    assert "hunter2" not in result.output
 
 
 # Bad input: one line, exit status 1, nothing written.

@@ -34,6 +34,7 @@ from footprints.errors import (
 )
 from footprints.vector.layer import check_layer
 from footprints.vector.read import read_layer
+from footprints.vector.scenes import scenes_of
 from footprints.vector.write import SUFFIXES
 
 HOUSES = [rotate(box(20 + 45 * i, 12, 42 + 45 * i, 30), 8 * i) for i in range(4)]
@@ -433,7 +434,9 @@ def test_the_layer_can_be_in_another_crs(scene, town):
 def test_every_format_holds_the_layer(scene, town, tmp_path, suffix):
     path = tmp_path / f"layer{suffix}"
     layer = predict(scene, town, output=path)
+    layer = layer.sort_values("id")
     written = read_layer(path).sort_values("id")
+    assert scenes_of(written) == scenes_of(layer)
     assert written.crs == ("EPSG:4326" if "json" in suffix else UTM)
     assert_array_equal(written["confidence"], layer["confidence"])
     assert_array_equal(written["source"], layer["source"])

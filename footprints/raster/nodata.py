@@ -9,15 +9,12 @@ from typing import Any
 
 import numpy as np
 import rasterio
-import shapely
-from affine import Affine
 from numpy.typing import NDArray
 from rasterio import DatasetReader
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.features import rasterize, shapes
 from rasterio.windows import Window as RasterWindow
 
-from footprints.chip import Window
 from footprints.errors import RasterError
 
 # The overview on which collars are found has at most this many pixels a side.
@@ -286,20 +283,3 @@ def _connected_to_corner(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         if (0.0, 0.0) in region["coordinates"][0]
     )
     return np.asarray(rasterize([outside], out_shape=mask.shape, dtype=np.uint8), dtype=bool)
-
-
-def valid_outline(valid: NDArray[np.bool_], window: Window) -> shapely.Geometry:
-    """The ground with data that a chip shows.
-
-    Args:
-        valid: (height, width) True where the chip has data.
-        window: The chip's place in grid pixels.
-
-    Returns:
-        Polygon or MultiPolygon in grid pixels, empty where there is no data.
-    """
-    x, y, width, height = window
-    if valid.all():
-        return shapely.box(x, y, x + width, y + height)
-    found = shapes(valid.view(np.uint8), mask=valid, transform=Affine.translation(x, y))
-    return shapely.union_all([shapely.geometry.shape(geometry) for geometry, _ in found])

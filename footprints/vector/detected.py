@@ -56,5 +56,9 @@ class DetectedScene:
     """File or address."""
     crs: CRS | None
     """None in plain pixel coordinates."""
+    pixel_m: float | None
+    """Metres per pixel of the fine pass; None in plain pixel coordinates."""
+    bands: tuple[int, ...]
+    """Bands that were read, 1-based."""
     passes: tuple[Pass, ...]
     """The fine pass; for a scene of several chips a coarse one too, to be taken after it."""

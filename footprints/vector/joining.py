@@ -44,14 +44,14 @@ def join(
     pieces = np.flatnonzero(np.any(sides.cut, axis=1))
     group = np.arange(len(outlines))
     found = find_matches(outlines.take(pieces), windows)
-    group[pieces] = pieces[_group(outlines.chips[pieces], found)]
+    group[pieces] = pieces[group_pieces(outlines.chips[pieces], found)]
     polygons = _own_ground(outlines.polygons, group, windows[outlines.chips])
     unanswered = _unanswered(outlines, sides, group, windows)
     at_border = sides.at_border | outlines.at_nodata
     return _unite(polygons, outlines.scores, votes, group, unanswered, at_border)
 
 
-def _group(chips: Indices, matches: Matches) -> Indices:
+def group_pieces(chips: Indices, matches: Matches) -> Indices:
     """(n,) for each of n pieces the lowest piece of its building.
 
     Pieces that one chip shows apart do not become one building over a chain of matches. Only a

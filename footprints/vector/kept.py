@@ -109,6 +109,10 @@ class KeptScene(Settings):
     """File or address."""
     crs: str | None
     """WKT; None in plain pixel coordinates."""
+    pixel_m: float | None
+    """Metres per grid pixel; None in plain pixel coordinates."""
+    bands: tuple[Count, ...]
+    """Bands that were read, 1-based."""
     passes: tuple[KeptPass, ...]
     """The fine pass, and the coarse one if there is one."""
 
@@ -191,6 +195,8 @@ def keep_scenes(
                     source=scene.source,
                     path=scene.path,
                     crs=None if scene.crs is None else scene.crs.to_wkt(),
+                    pixel_m=scene.pixel_m,
+                    bands=scene.bands,
                     passes=tuple(keeper.record() for keeper in keepers),
                 )
             )
@@ -312,7 +318,9 @@ def kept_scenes(folder: str | Path, run: KeptRun, *, progress: bool) -> Iterator
                 Pass(each.chips, each.affine, _kept_rows(Path(folder, each.file), each, bar))
                 for each in scene.passes
             ]
-            yield DetectedScene(scene.source, scene.path, scene.place, tuple(passes))
+            yield DetectedScene(
+                scene.source, scene.path, scene.place, scene.pixel_m, scene.bands, tuple(passes)
+            )
 
 
 def _kept_rows(path: Path, kept: KeptPass, bar: tqdm[NoReturn]) -> Iterator[ChipRow]:

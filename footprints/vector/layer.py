@@ -4,7 +4,7 @@ A footprint layer is a plain GeoDataFrame, one row a building, in this order of 
 
 | column       | type    | meaning                                                              |
 |--------------|---------|----------------------------------------------------------------------|
-| `id`         | int64   | 1 to n                                                               |
+| `id`         | int64   | of its place, and its own (`footprints.vector.numbering`)             |
 | `class`      | str     | class name                                                           |
 | `confidence` | float64 | 0 to 1, four decimals                                                |
 | `area_m2`    | float64 | area on the ellipsoid in any CRS, two decimals; square pixels without CRS |
@@ -13,7 +13,8 @@ A footprint layer is a plain GeoDataFrame, one row a building, in this order of 
 | `model`      | str     | detector that found it                                               |
 | `geometry`   | Polygon | valid and two-dimensional; shell counter-clockwise, holes clockwise, as RFC 7946 and OGC have it |
 
-Further columns may stand between `model` and `geometry`.
+Further columns may stand between `model` and `geometry`. What is known of the scenes themselves is
+in `footprints.vector.scenes`.
 """  # noqa: E501  # a table row cannot be wrapped
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from pyproj.exceptions import ProjError
 from shapely import GeometryType
 
 from footprints.errors import FootprintsWarning, LayerError
+from footprints.vector.numbering import free_numbers, number_by_place
 from footprints.vector.read import make_valid_polygons
+from footprints.vector.scenes import attach_scenes, scenes_of
 
 if TYPE_CHECKING:
     from affine import Affine
@@ -107,7 +110,7 @@ def place(
     polygons, kept, area = polygons[large], kept[large], area[large]
     n = len(polygons)
     columns = {
-        "id": np.arange(1, n + 1, dtype=np.int64),
+        "id": number_by_place(polygons, crs),
         "class": _text([classes[label] for label in footprints.labels[kept]]),
         "confidence": np.round(footprints.scores[kept].astype(np.float64), 4),
         "area_m2": np.round(area, 2),
@@ -191,11 +194,15 @@ def reproject(layer: GeoDataFrame, crs: CRS) -> GeoDataFrame:
     columns = layer.drop(columns=layer.geometry.name).iloc[kept].reset_index(drop=True)
     if "keypoints" in columns and len(columns):
         columns["keypoints"] = _moved_keypoints(columns["keypoints"], layer.crs, crs)
-    return GeoDataFrame(columns, geometry=polygons, crs=crs)
+    moved_layer = GeoDataFrame(columns, geometry=polygons, crs=crs)
+    moved_layer.attrs = layer.attrs
+    return moved_layer
 
 
 def concat_layers(layers: Sequence[GeoDataFrame], *, crs: CRS | None = None) -> GeoDataFrame:
-    """Join the footprint layers of several scenes, one after the other, with new ids.
+    """Join the footprint layers of several scenes, one after the other, and their records.
+
+    Where two have the same ``id``, in overlapping scenes, the later one takes the next free number.
 
     Args:
         layers: At least one footprint layer.
@@ -219,12 +226,14 @@ def concat_layers(layers: Sequence[GeoDataFrame], *, crs: CRS | None = None) -> 
     # An empty layer's untyped text columns would decide the types of the whole.
     filled = [layer for layer in moved if len(layer)] or moved[:1]
     joined = pd.concat(filled, ignore_index=True)
-    joined["id"] = np.arange(1, len(joined) + 1, dtype=np.int64)
-    return gpd.GeoDataFrame(joined, geometry="geometry", crs=target)
+    joined["id"] = free_numbers(joined["id"].to_numpy())
+    joined = gpd.GeoDataFrame(joined, geometry="geometry", crs=target)
+    attach_scenes(joined, [scene for layer in layers for scene in scenes_of(layer)])
+    return joined
 
 
 def check_layer(layer: GeoDataFrame) -> None:
-    """Check that a layer is a footprint layer: columns, types, ranges and geometries.
+    """Check that a layer is a footprint layer: columns, types, ranges, geometries and record.
 
     Raises:
         LayerError: It is not; names the first thing found.
@@ -238,16 +247,18 @@ def check_layer(layer: GeoDataFrame) -> None:
     for name, is_type in _IS_TYPE.items():
         if not is_type(layer[name]):
             raise LayerError(f"column {name} has the wrong type: {layer[name].dtype}")
-    if not np.array_equal(layer["id"], np.arange(1, len(layer) + 1)):
-        raise LayerError(f"column id must count from 1 to {len(layer)}")
+    if (layer["id"] < 1).any() or layer["id"].duplicated().any():
+        wrong = layer["id"][(layer["id"] < 1) | layer["id"].duplicated()].iloc[0]
+        raise LayerError(f"column id must hold different numbers from 1 on, got {wrong}")
     if not layer["confidence"].between(0, 1).all():
         raise LayerError("column confidence must lie between 0 and 1")
     if not (np.isfinite(layer["area_m2"]) & (layer["area_m2"] >= 0)).all():
         raise LayerError("column area_m2 must be finite and not negative")
-    _check_polygons(layer.geometry.to_numpy())
+    _check_polygons(layer.geometry.to_numpy(), layer["id"].to_numpy())
+    scenes_of(layer)
 
 
-def _check_polygons(polygons: NDArray[np.object_]) -> None:
+def _check_polygons(polygons: NDArray[np.object_], ids: NDArray[np.int64]) -> None:
     rules = {
         "polygons": shapely.get_type_id(polygons) == GeometryType.POLYGON,
         "not empty": ~shapely.is_empty(polygons),
@@ -257,7 +268,7 @@ def _check_polygons(polygons: NDArray[np.object_]) -> None:
     }
     for rule, holds in rules.items():
         if not holds.all():
-            first = int(np.flatnonzero(~holds)[0]) + 1
+            first = ids[np.flatnonzero(~holds)[0]]
             raise LayerError(f"geometries must be {rule}, the one with id {first} is not")
 
 

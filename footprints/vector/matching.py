@@ -49,6 +49,20 @@ def find_matches(pieces: Outlines, windows: NDArray[np.float64]) -> Matches:
         _view(pieces.polygons[first], zone, narrow),
         _view(pieces.polygons[second], zone, narrow),
     )
+    return match_views(pieces.chips, first, second, views)
+
+
+def match_views(
+    chips: NDArray[np.int64], first: Indices, second: Indices, views: tuple[View, View]
+) -> Matches:
+    """Pairs of pieces of which a part is the best match of a part of the other, and the other way.
+
+    Args:
+        chips: (n,) chip of each piece.
+        first: (p,) one piece of each pair to look at.
+        second: (p,) the other.
+        views: What the first and the second pieces show where their chips compare.
+    """
     pair, left, right = all_combinations(views[0].pair, views[1].pair, len(first))
     shared, iou = _agreement(views[0].parts[left], views[1].parts[right])
     likely = iou >= MATCH_IOU
@@ -56,7 +70,7 @@ def find_matches(pieces: Outlines, windows: NDArray[np.float64]) -> Matches:
     shared, iou = shared[likely], iou[likely]
     # A part is known by its piece, the chip it is compared with and its number.
     a, b = first[pair], second[pair]
-    chip_a, chip_b = pieces.chips[a], pieces.chips[b]
+    chip_a, chip_b = chips[a], chips[b]
     mutual = _is_best(iou, a, chip_b, views[0].number[left]) & _is_best(
         iou, b, chip_a, views[1].number[right]
     )
@@ -77,7 +91,7 @@ def _candidates(pieces: Outlines) -> tuple[Indices, Indices]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _View:
+class View:
     """The parts of pieces seen in the zones of p pairs."""
 
     parts: Polygons
@@ -87,21 +101,25 @@ class _View:
     number: Indices
     """(k,) count from 0 among the parts of the same pair."""
 
+    @classmethod
+    def of(cls, parts: Polygons, pair: Indices) -> View:
+        """Number the parts of each pair."""
+        _, starts, counts = np.unique(pair, return_index=True, return_counts=True)
+        return cls(parts, pair, np.arange(len(pair)) - np.repeat(starts, counts))
 
-def _view(polygons: Polygons, zone: NDArray[np.float64], narrow: NDArray[np.bool_]) -> _View:
+
+def _view(polygons: Polygons, zone: NDArray[np.float64], narrow: NDArray[np.bool_]) -> View:
     """What (p,) pieces show in (p, 4) zones."""
     clipped = shapely.intersection(polygons, shapely.box(*zone.T))
     parts, pair = shapely.get_parts(clipped, return_index=True)
     is_ground = shapely.area(parts) > 0
     parts, pair = parts[is_ground], pair[is_ground]
-    _, starts, counts = np.unique(pair, return_index=True, return_counts=True)
-    number = np.arange(len(pair)) - np.repeat(starts, counts)
     stretched = np.any(narrow[pair], axis=1)
     # Neither chip sees the whole zone: compare extents along the seam.
     bounds = shapely.bounds(parts[stretched])
     across = np.hstack([narrow, narrow])[pair[stretched]]
     parts[stretched] = shapely.box(*np.where(across, zone[pair[stretched]], bounds).T)
-    return _View(parts, pair, number)
+    return View.of(parts, pair)
 
 
 def all_combinations(left: Indices, right: Indices, pairs: int) -> tuple[Indices, Indices, Indices]:

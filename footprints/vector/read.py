@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 import warnings
 from pathlib import Path
@@ -16,6 +18,7 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from shapely import GeometryType
 
 from footprints.errors import LabelWarning, LayerError
+from footprints.vector.scenes import RECORD
 
 PARQUET_SUFFIXES = frozenset({".parquet", ".geoparquet"})
 """Endings read and written by pyarrow; everything else goes through GDAL."""
@@ -23,8 +26,14 @@ PARQUET_SUFFIXES = frozenset({".parquet", ".geoparquet"})
 NO_CRS = b'"crs": null,\n'
 """The member of a GeoJSON file in pixel coordinates; without it GeoJSON is WGS 84."""
 GEOJSON_SUFFIXES = frozenset({".geojson", ".json"})
+GEOJSON_RECORD = b'"footprints": '
+"""The member with the record of scenes, on a line of its own."""
+SIDECAR = ".footprints.json"
+"""Ending of the file beside a Shapefile that holds the record of scenes."""
 _GEOJSON_HEAD_BYTES = 4096
 """Members of the collection stand before its features, within this many bytes."""
+_GEOJSON_HEAD_LINES = 6
+_GEOJSON_LINE_BYTES = 1 << 26
 
 _POLYGONAL = (GeometryType.POLYGON, GeometryType.MULTIPOLYGON)
 
@@ -45,7 +54,8 @@ def read_layer(
         allow_empty: Accept a layer without any polygon.
 
     Returns:
-        The layer in its own CRS with all its columns, cleaned as `clean_polygons` says.
+        The layer in its own CRS with all its columns, cleaned as `clean_polygons` says, and with
+        the record of scenes if it is one of ours (`footprints.vector.scenes`).
 
     Raises:
         LayerError: The file is missing, unreadable or ambiguous, holds lines or points, or lacks
@@ -57,9 +67,13 @@ def read_layer(
         if Path(path).suffix.lower() in PARQUET_SUFFIXES:
             frame = gpd.read_parquet(path)
         else:
-            frame = pyogrio.read_dataframe(path, layer=layer or _only_layer(path))
+            layer = layer or _only_layer(path)
+            frame = pyogrio.read_dataframe(path, layer=layer)
             if _is_geojson_without_crs(path):
                 frame = frame.set_crs(None, allow_override=True)
+            record = _stored_record(path, layer)
+            if record is not None:
+                frame.attrs[RECORD] = json.loads(record)
     # ValueError: pyarrow's and geopandas' word for damaged files, and text that is not decodable.
     except (DataSourceError, DataLayerError, OSError, ValueError) as err:
         if isinstance(err, LayerError):
@@ -111,7 +125,9 @@ def clean_polygons(layer: GeoDataFrame, *, name: str = "layer") -> GeoDataFrame:
 
     parts, owner = shapely.get_parts(geometries[~lost], return_index=True)
     columns = layer.drop(columns=layer.geometry.name).iloc[row[~lost][owner]]
-    return GeoDataFrame(columns.reset_index(drop=True), geometry=parts, crs=layer.crs)
+    cleaned = GeoDataFrame(columns.reset_index(drop=True), geometry=parts, crs=layer.crs)
+    cleaned.attrs = layer.attrs
+    return cleaned
 
 
 def make_valid_polygons(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
@@ -141,8 +157,31 @@ def _is_geojson_without_crs(path: str | Path) -> bool:
     if path.suffix.lower() not in GEOJSON_SUFFIXES or not path.is_file():
         return False
     with path.open("rb") as file:
-        head = file.read(_GEOJSON_HEAD_BYTES).partition(b'"features"')[0]
+        head = re.split(rb'"features"|"footprints"', file.read(_GEOJSON_HEAD_BYTES))[0]
     return re.search(rb'"crs"\s*:\s*null', head) is not None
+
+
+def _stored_record(path: str | Path, layer: str) -> str | bytes | None:
+    """The JSON text of the record of scenes, where GDAL reads the layer."""
+    place = Path(path)
+    suffix = place.suffix.lower()
+    if suffix in GEOJSON_SUFFIXES:
+        return _geojson_record(place) if place.is_file() else None
+    if suffix == ".shp":
+        sidecar = place.with_name(place.stem + SIDECAR)
+        return sidecar.read_text() if sidecar.is_file() else None
+    metadata = pyogrio.read_info(path, layer=layer)["layer_metadata"] or {}
+    text: str | None = metadata.get(RECORD)
+    return text
+
+
+def _geojson_record(path: Path) -> bytes | None:
+    with path.open("rb") as file:
+        lines = iter(lambda: file.readline(_GEOJSON_LINE_BYTES), b"")
+        for line in itertools.islice(lines, _GEOJSON_HEAD_LINES):
+            if line.startswith(GEOJSON_RECORD):
+                return line.removeprefix(GEOJSON_RECORD).rstrip(b",\n")
+    return None
 
 
 def _only_layer(path: str | Path) -> str:

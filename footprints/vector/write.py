@@ -1,8 +1,15 @@
-"""Footprint layer -> file: GeoPackage, Shapefile, GeoParquet, FlatGeobuf or GeoJSON by its ending.
+"""Footprint layer -> GeoPackage, Shapefile, GeoParquet, FlatGeobuf, GeoJSON or a PostGIS table.
 
 A file is written into a temporary folder beside its place and renamed when complete, so that a run
 that fails or is killed leaves what was there. Equal layers give equal bytes: time stamps inside
-files are a constant. FlatGeobuf stores features in the order of its spatial index; `id` keeps ours.
+files are a constant. FlatGeobuf stores features in the order of its spatial index, GeoParquet along
+a Hilbert curve, so that readers of a small area read little of the file.
+
+The record of the scenes (`footprints.vector.scenes`) is stored where each format has room, as JSON
+under one key: layer metadata in GeoPackage (``gpkg_metadata``) and FlatGeobuf, file metadata in
+GeoParquet, a member of the collection in GeoJSON, a file beside a Shapefile, a table's comment.
+A layer of outlines would be easier to look at, but then no program could open "the layer" of a file
+without asking which.
 """
 
 from __future__ import annotations
@@ -10,7 +17,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import json
 import os
+import sqlite3
 import struct
 import tempfile
 import warnings
@@ -26,7 +35,16 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from shapely import GeometryType
 
 from footprints.errors import OutputError
-from footprints.vector.read import GEOJSON_SUFFIXES, NO_CRS, PARQUET_SUFFIXES
+from footprints.vector.postgis import check_table, is_database, write_table
+from footprints.vector.read import (
+    GEOJSON_RECORD,
+    GEOJSON_SUFFIXES,
+    NO_CRS,
+    PARQUET_SUFFIXES,
+    SIDECAR,
+)
+from footprints.vector.scenes import RECORD
+from footprints.vector.style import embed_style
 
 SUFFIXES = (".gpkg", ".shp", ".parquet", ".geoparquet", ".fgb", ".geojson", ".json")
 """Endings of the files that can be written."""
@@ -49,6 +67,13 @@ SHAPEFILE_FILE_BYTES = 2**31 - 1
 
 DBF_HEADER_BYTES = 32
 """Length of the fixed part of a .dbf header."""
+DBF_TEXT_BYTES = 80
+DBF_OTHER_BYTES = {"b": 1, "i": 18}
+DBF_NUMBER_BYTES = 24
+"""What GDAL sets aside in a row of a .dbf: for a text at least, for these kinds of types, else."""
+
+ROW_GROUP = 65_536
+"""Features that readers of GeoParquet take or leave together, by their common bounding box."""
 
 _TIME_STAMP = {"OGR_CURRENT_DATE": "2000-01-01T00:00:00.000Z"}
 
@@ -71,7 +96,7 @@ _COLLECTION = b'{\n"type": "FeatureCollection",\n'
 # features and a write-ahead log (QGIS holds one while a GeoPackage is open) would be replayed.
 _SIDECARS = {
     ".gpkg": ("-wal", "-shm", "-journal"),
-    ".shp": (".shx", ".dbf", ".prj", ".cpg", ".qpj", ".qix", ".sbn", ".sbx", ".shp.xml"),
+    ".shp": (".shx", ".dbf", ".prj", ".cpg", ".qpj", ".qix", ".sbn", ".sbx", ".shp.xml", SIDECAR),
 }
 
 
@@ -79,13 +104,16 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> None:
     """Find out before the work starts whether a layer can be written.
 
     Args:
-        path: File to write.
+        path: File to write, or address of a table (`footprints.vector.postgis`).
         overwrite: Accept that it exists.
 
     Raises:
         OutputError: The ending is unknown, the folder is missing or not writable, or the file
-            exists.
+            exists; or the database cannot be reached.
     """
+    if is_database(path):
+        check_table(str(path), overwrite=overwrite)
+        return
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise OutputError(f"unknown output ending {path.name!r}; use one of {', '.join(SUFFIXES)}")
@@ -107,7 +135,7 @@ def write_layer(
     overwrite: bool = False,
     geometry: Literal["Polygon", "Point"] = "Polygon",
 ) -> None:
-    """Write a layer to a file whose ending names the format.
+    """Write a layer to a file whose ending names the format, or to a table of a database.
 
     GeoJSON is always WGS 84 with seven decimals (RFC 7946), cut at the antimeridian. A layer
     without CRS, in pixel coordinates, is written as it is in every format; GeoJSON then says
@@ -116,14 +144,17 @@ def write_layer(
 
     Args:
         layer: Any layer of polygons or of points; the footprint layer's columns fit every format.
-        path: File to write.
-        overwrite: Replace an existing file.
+        path: File to write, or address of a table (`footprints.vector.postgis`).
+        overwrite: Replace what exists.
         geometry: What an empty layer would hold.
 
     Raises:
         OutputError: As `check_output`, or the disk is full, or the layer exceeds the limits of a
-            Shapefile. An existing file is then as it was.
+            Shapefile. What existed is then as it was.
     """
+    if is_database(path):
+        write_table(layer, str(path), overwrite=overwrite, geometry=geometry)
+        return
     path = Path(path)
     check_output(path, overwrite=overwrite)
     if path.suffix.lower() == ".shp":
@@ -134,7 +165,7 @@ def write_layer(
             unfinished = Path(folder, path.stem).with_name(path.stem + path.suffix.lower())
             _write(layer, unfinished, geometry)
             _replace(path, unfinished)
-    except (DataSourceError, DataLayerError, OSError) as err:
+    except (DataSourceError, DataLayerError, OSError, sqlite3.Error) as err:
         reason = (str(err) or type(err).__name__).splitlines()[0]
         raise OutputError(
             f"cannot write {path}: {reason}; is the disk full or the file open elsewhere?"
@@ -143,24 +174,51 @@ def write_layer(
 
 def _write(layer: GeoDataFrame, path: Path, geometry: str) -> None:
     suffix = path.suffix
+    record = json.dumps(layer.attrs[RECORD]) if RECORD in layer.attrs else None
     if suffix in PARQUET_SUFFIXES:
-        layer.to_parquet(path, index=False, compression="zstd", write_covering_bbox=True)
+        _write_parquet(layer, path)
     elif suffix == ".shp":
         date = _TIME_STAMP["OGR_CURRENT_DATE"][:10]
         options: dict[str, Any] = {"ENCODING": "UTF-8", "DBF_DATE_LAST_UPDATE": date}
         _write_by_gdal(layer, path, path, geometry, options)
         _check_shapefile_is_whole(layer, path)
+        if record is not None:
+            path.with_name(path.stem + SIDECAR).write_text(record + "\n")
     else:
         # Through memory: what fails when GDAL closes a file on a full disk is not reported, and
         # SQLite cannot lock on many network drives. The bytes are few beside the layer itself.
         buffer = io.BytesIO()
         is_geojson, is_placed = suffix in GEOJSON_SUFFIXES, layer.crs is not None
         options = dict(_RFC7946) if is_geojson and is_placed else {}
-        _write_by_gdal(layer, buffer, path, geometry, options)
+        _write_by_gdal(layer, buffer, path, geometry, options, record)
         content = buffer.getvalue()
-        if is_geojson and not is_placed:
-            content = content.replace(_COLLECTION, _COLLECTION + NO_CRS, 1)
+        if is_geojson:
+            content = content.replace(_COLLECTION, _head(record, is_placed=is_placed), 1)
         path.write_bytes(content)
+        if suffix == ".gpkg" and geometry == "Polygon" and "confidence" in layer:
+            embed_style(path, _TIME_STAMP["OGR_CURRENT_DATE"])
+
+
+def _write_parquet(layer: GeoDataFrame, path: Path) -> None:
+    if not layer.empty:
+        layer = layer.iloc[np.argsort(layer.hilbert_distance().to_numpy(), kind="stable")]
+    # GeoPandas writes all attributes, and ours are the only ones known to fit into JSON.
+    layer = layer.copy(deep=False)
+    layer.attrs = {key: value for key, value in layer.attrs.items() if key == RECORD}
+    layer.to_parquet(
+        path,
+        index=False,
+        compression="zstd",
+        schema_version="1.1.0",
+        write_covering_bbox=True,
+        row_group_size=ROW_GROUP,
+    )
+
+
+def _head(record: str | None, *, is_placed: bool) -> bytes:
+    """The beginning of a GeoJSON file, up to GDAL's own members."""
+    head = _COLLECTION if is_placed else _COLLECTION + NO_CRS
+    return head if record is None else head + GEOJSON_RECORD + record.encode() + b",\n"
 
 
 def _write_by_gdal(
@@ -169,6 +227,7 @@ def _write_by_gdal(
     path: Path,
     geometry: str,
     options: Mapping[str, Any],
+    record: str | None = None,
 ) -> None:
     types = np.unique(shapely.get_type_id(layer.geometry.to_numpy()))
     with _gdal_options(_TIME_STAMP), warnings.catch_warnings():
@@ -181,6 +240,7 @@ def _write_by_gdal(
             # Said outright, because an empty layer has no geometry to tell it from.
             geometry_type=geometry if set(types) <= {_TYPES[geometry]} else None,
             layer_options=dict(options),
+            layer_metadata=None if record is None else {RECORD: record},
         )
 
 
@@ -222,6 +282,9 @@ def _check_shapefile_limits(layer: GeoDataFrame, path: Path) -> None:
                 f"column {name!r} is longer than the {SHAPEFILE_NAME_BYTES} bytes of a Shapefile "
                 f"name; rename it or write {path.stem}.gpkg"
             )
+    record_bytes = 1 + sum(
+        DBF_OTHER_BYTES.get(columns[name].dtype.kind, DBF_NUMBER_BYTES) for name in columns
+    )
     for name in columns.select_dtypes(include=["object", "string"]):
         longest = max(
             (len(text.encode()) for text in columns[name].dropna().astype(str)), default=0
@@ -231,7 +294,9 @@ def _check_shapefile_limits(layer: GeoDataFrame, path: Path) -> None:
                 f"column {name!r} holds {longest} bytes of text, a Shapefile at most "
                 f"{SHAPEFILE_TEXT_BYTES}; write {path.stem}.gpkg"
             )
-    if _shp_bytes(layer) > SHAPEFILE_FILE_BYTES:
+        record_bytes += max(longest, DBF_TEXT_BYTES) - DBF_NUMBER_BYTES
+    table_bytes = DBF_HEADER_BYTES * (columns.shape[1] + 1) + 2 + len(layer) * record_bytes
+    if max(_shp_bytes(layer), table_bytes) > SHAPEFILE_FILE_BYTES:
         raise OutputError(
             f"{len(layer)} footprints exceed the 2 GB of a Shapefile; write {path.stem}.gpkg"
         )

@@ -51,7 +51,6 @@ def test_columns_describe_every_footprint() -> None:
         box(0, 0, 10, 20), box(50, 0, 60, 10), scores=[0.9, 0.12341], labels=[0, 1], cut=[0, 1]
     )
     assert tuple(layer.columns) == (*COLUMNS, "geometry")
-    assert layer["id"].tolist() == [1, 2]
     assert layer["class"].tolist() == ["building", "tank"]
     assert layer["confidence"].tolist() == [0.9, 0.1234]
     assert layer["cut"].tolist() == [False, True]
@@ -136,7 +135,6 @@ def test_small_footprints_are_left_out_by_square_metres() -> None:
         model="b",
         min_area_m2=9.0 * 0.9992,  # a UTM zone's middle shows ground 0.9996 of its length
     )
-    assert layer["id"].tolist() == [1, 2]
     assert layer["confidence"].tolist() == [0.5, 0.7]
 
 
@@ -260,14 +258,13 @@ def test_reprojecting_out_of_a_crs_domain_is_refused() -> None:
         reproject(pole, CRS("EPSG:2154"))
 
 
-def test_scenes_join_into_one_layer_with_new_ids() -> None:
+def test_scenes_join_into_one_layer_and_keep_their_ids() -> None:
     first = layer_of(box(0, 0, 10, 10), box(20, 0, 30, 10), source="a.tif")
     second = layer_of(box(0, 50, 10, 60), source="b.tif")
     joined = concat_layers([first, second])
     check_layer(joined)
-    assert joined["id"].tolist() == [1, 2, 3]
+    assert joined["id"].tolist() == [*first["id"], *second["id"]]
     assert joined["source"].tolist() == ["a.tif", "a.tif", "b.tif"]
-    assert first["id"].tolist() == [1, 2]
 
 
 def test_scenes_of_another_crs_move_to_the_first() -> None:
@@ -305,23 +302,25 @@ def test_joining_nothing_is_refused() -> None:
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("id", [1, 3], "id must count from 1 to 2"),
+        ("id", [3, 3], "id must hold different numbers from 1 on, got 3"),
+        ("id", [0, 3], "id must hold different numbers from 1 on, got 0"),
         ("id", ["1", "2"], "column id has the wrong type"),
         ("confidence", [0.5, 1.5], "between 0 and 1"),
         ("confidence", [0.5, np.nan], "between 0 and 1"),
         ("area_m2", [1.0, -1.0], "finite and not negative"),
         ("cut", [0, 1], "column cut has the wrong type"),
         ("model", [1, 2], "column model has the wrong type"),
-        ("geometry", [box(0, 0, 1, 1), shapely.Point(0, 0)], "must be polygons, the one with id 2"),
+        ("geometry", [box(0, 0, 1, 1), shapely.Point(0, 0)], "must be polygons, the one with id 8"),
         ("geometry", [box(0, 0, 1, 1), Polygon()], "not empty"),
         ("geometry", [box(0, 0, 1, 1), None], "must be polygons"),
-        ("geometry", [box(0, 0, 1, 1), BOW_TIE], "must be valid, the one with id 2"),
+        ("geometry", [box(0, 0, 1, 1), BOW_TIE], "must be valid, the one with id 8"),
         ("geometry", [box(0, 0, 1, 1, ccw=False), box(0, 0, 1, 1)], "counter-clockwise"),
         ("geometry", [shapely.force_3d(box(0, 0, 1, 1)), box(0, 0, 1, 1)], "two-dimensional"),
     ],
 )
 def test_a_wrong_layer_is_refused_and_says_why(column: str, value: list, message: str) -> None:
     layer = layer_of(box(0, 0, 10, 10), box(20, 0, 30, 10))
+    layer["id"] = [7, 8]
     layer[column] = value
     with pytest.raises(LayerError, match=message):
         check_layer(layer)

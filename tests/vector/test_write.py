@@ -67,7 +67,7 @@ def test_a_layer_comes_back_as_it_was(tmp_path: Path, suffix: str) -> None:
 def test_what_is_written_is_still_a_footprint_layer(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"town{suffix}"
     write_layer(footprint_layer(), path)
-    read = gpd.read_parquet(path) if suffix == ".parquet" else pyogrio.read_dataframe(path)
+    read = gpd.read_parquet(path) if suffix == ".parquet" else pyogrio.read_dataframe(path, layer=0)
     check_layer(read.sort_values("id", ignore_index=True))
 
 
@@ -347,16 +347,21 @@ def test_texts_too_long_for_a_shapefile_are_refused(tmp_path: Path) -> None:
         write_layer(layer, tmp_path / "town.shp")
 
 
+@pytest.mark.parametrize("larger", ["shp", "dbf"])
 def test_more_than_a_shapefile_holds_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, larger: str
 ) -> None:
-    write_layer(footprint_layer(20), tmp_path / "town.shp")
-    size = (tmp_path / "town.shp").stat().st_size
-    monkeypatch.setattr(write, "SHAPEFILE_FILE_BYTES", size)
-    write_layer(footprint_layer(20), tmp_path / "town.shp", overwrite=True)
-    monkeypatch.setattr(write, "SHAPEFILE_FILE_BYTES", size - 1)
+    layer = footprint_layer(20)
+    if larger == "shp":
+        layer.geometry = layer.geometry.segmentize(1.0)
+    write_layer(layer, tmp_path / "town.shp")
+    sizes = {part: (tmp_path / f"town.{part}").stat().st_size for part in ("shp", "dbf")}
+    assert max(sizes, key=sizes.get) == larger
+    monkeypatch.setattr(write, "SHAPEFILE_FILE_BYTES", sizes[larger])
+    write_layer(layer, tmp_path / "town.shp", overwrite=True)
+    monkeypatch.setattr(write, "SHAPEFILE_FILE_BYTES", sizes[larger] - 1)
     with pytest.raises(OutputError, match="20 footprints exceed the 2 GB"):
-        write_layer(footprint_layer(20), tmp_path / "town.shp", overwrite=True)
+        write_layer(layer, tmp_path / "town.shp", overwrite=True)
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".shp", ".parquet", ".fgb"])
