@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from shapely import GeometryType
 
 from footprints.errors import ConfigError
+from footprints.vector.agreement import intersection_over_union
 from footprints.vector.circles import fit_circles
 from footprints.vector.layer import areas_m2
 from footprints.vector.metric import MetricFrame, components
@@ -40,7 +41,6 @@ from footprints.vector.outlines import Indices, Mask, Polygons
 from footprints.vector.read import clean_polygons
 from footprints.vector.shared_walls import share_walls
 from footprints.vector.touching import (
-    agreement,
     find_touching,
     fit_together,
     match_edges,
@@ -53,6 +53,7 @@ from footprints.vector.walls import (
     corners,
     cut_anywhere,
     cut_at_directions,
+    farthest_from_walls,
     find_rings,
     wall_offsets,
 )
@@ -124,17 +125,20 @@ def regularize(
     check_metres(tolerance_m, "tolerance")
     layer = clean_polygons(layer)
     original = layer.geometry.to_numpy()
+    if not len(original):
+        return described(layer, original, regularized=pd.Series(dtype=str), iou=np.empty(0))
     frame = MetricFrame.around(original, layer.crs, reach_m=4 * tolerance_m)
     source = frame.to_metres(original)
     touching = find_touching(source)
     matched, touching = match_edges(source, touching)
     fitted, done = _fit(matched, touching, method, tolerance_m)
     fitted, back = fit_together(matched, fitted, touching, tolerance_m)
-    iou, _ = agreement(source, fitted)
-    fitted, back = settle_overlaps(matched, fitted, back, iou, tolerance_m)
-    iou, _ = agreement(source, fitted)
+    iou = intersection_over_union(source, fitted)
+    settled, back = settle_overlaps(matched, fitted, back, iou, tolerance_m)
+    changed = settled != fitted
+    iou[changed] = intersection_over_union(source[changed], settled[changed])
     done = np.where(back, UNCHANGED, done)
-    polygons = _placed(original, fitted, frame, back, touching)
+    polygons = _placed(original, settled, frame, back, touching)
     return described(layer, polygons, regularized=pd.Series(done, dtype=str), iou=np.round(iou, 4))
 
 
@@ -251,10 +255,13 @@ class _Buildings:
         """
         offset = wall_offsets(self.rings, walls)
         index = np.flatnonzero(which)
-        polygons = self.build(walls, offset)[index]
+        meet = corners(self.rings, walls, offset)
+        polygons = self.build(walls, meet)[index]
+        farthest = np.zeros(len(which))
+        np.maximum.at(farthest, self.owner, farthest_from_walls(self.rings, walls, meet))
         cost = np.bincount(self.owner, np.nan_to_num(walls.cost, posinf=1e9), len(which))[index]
         cost += extra * self.price
-        better = self._accept(index, polygons, cost, kind, anyhow=anyhow)
+        better = self._accept(index, polygons, cost, farthest[index], kind, anyhow=anyhow)
         self.choice[better] = len(self.walls)
         self.walls.append((walls, offset))
 
@@ -263,23 +270,33 @@ class _Buildings:
         circles, square = fit_circles(self.rings, self.first_ring, self.tolerance_m)
         cost = np.bincount(self.owner, square + CIRCLE_WALLS * self.price, len(which))
         index = np.flatnonzero(which & (cost < self.cost))
-        better = self._accept(index, circles[index], cost[index], "circle", anyhow=False)
+        farthest = np.full(len(index), np.inf)
+        better = self._accept(index, circles[index], cost[index], farthest, "circle", anyhow=False)
         self.choice[better] = -1
 
     def _accept(
-        self, index: Indices, polygons: Polygons, cost: Floats, kind: str, *, anyhow: bool
+        self,
+        index: Indices,
+        polygons: Polygons,
+        cost: Floats,
+        farthest: Floats,
+        kind: str,
+        *,
+        anyhow: bool,
     ) -> Indices:
+        """Take over what is better; ``farthest`` is no less than the Hausdorff distance."""
         hopeful = ~shapely.is_missing(polygons)
         hopeful &= (cost < self.cost[index]) | (anyhow & shapely.is_missing(self.polygons[index]))
         index, polygons, cost = index[hopeful], polygons[hopeful], cost[hopeful]
-        fits = fits_source(self.source[index], polygons, self.tolerance_m)
+        near = farthest[hopeful] <= self.tolerance_m
+        fits = fits_source(self.source[index], polygons, self.tolerance_m, near)
         index = index[fits]
         self.polygons[index], self.cost[index], self.done[index] = polygons[fits], cost[fits], kind
         return index
 
-    def build(self, walls: Walls, offset: Floats) -> Polygons:
-        """(n,) polygons of walls; None for buildings of which a ring has fewer than three."""
-        points = corners(self.rings, walls, offset) + self.rings.origin[walls.ring]
+    def build(self, walls: Walls, meet: Floats) -> Polygons:
+        """(n,) polygons of walls that (W, 2) meet the next; None where a ring has too few."""
+        points = meet + self.rings.origin[walls.ring]
         count = np.bincount(walls.ring, minlength=len(self.rings))
         whole = np.bincount(self.owner, count < 3, len(self.source)) == 0  # noqa: PLR2004
         result = np.full(len(self.source), None, dtype=object)
@@ -312,11 +329,14 @@ class _Buildings:
         return Walls(ring[order], start[order], end[order], angle[order], cost), offset[order]
 
 
-def fits_source(source: Polygons, fitted: Polygons, tolerance_m: float) -> Mask:
-    """(n,) whether polygons are valid and within the tolerance of their source."""
+def fits_source(
+    source: Polygons, fitted: Polygons, tolerance_m: float, near: Mask | None = None
+) -> Mask:
+    """(n,) whether polygons are valid and within the tolerance; those ``near`` are known to be."""
     sound = shapely.is_valid(fitted)
     sound &= shapely.get_num_interior_rings(fitted) == shapely.get_num_interior_rings(source)
-    sound[sound] = shapely.hausdorff_distance(source[sound], fitted[sound]) <= tolerance_m
+    open_ = np.flatnonzero(sound if near is None else sound & ~near)
+    sound[open_] = shapely.hausdorff_distance(source[open_], fitted[open_]) <= tolerance_m
     return np.asarray(sound)
 
 
@@ -324,13 +344,10 @@ def _fit(
     source: Polygons, touching: Indices, method: str, tolerance_m: float
 ) -> tuple[Polygons, NDArray[np.object_]]:
     """(n,) results before touching buildings are fitted together, None for none; and their methods."""
-    if not len(source):
-        return source, np.empty(0, dtype=object)
     best = _Buildings(source, tolerance_m)
-    everything = np.ones(len(source), dtype=bool)
-    if method in ("circle", "auto"):
-        best.offer_circles(everything)
-    if method != "circle":
+    if method == "circle":
+        best.offer_circles(np.ones(len(source), dtype=bool))
+    else:
         _try_walls(best, touching, method)
     if len(touching) and best.walls:
         _share(best, touching)
@@ -355,6 +372,8 @@ def _try_walls(best: _Buildings, touching: Indices, method: str) -> None:
     if method == "right-angles":
         _try_finer(best, square, ["right-angles"])
         return
+    if method == "auto":
+        best.offer_circles(everything)
     half = direction[:, None] + QUARTER * np.array([0.0, 0.5, 1.0, 1.5])
     left = _left_to_gain(best, walls)
     best.offer(left, best.cut(left, half, 1.0), "diagonals", EXTRA_WALLS, anyhow=False)
@@ -412,7 +431,7 @@ def _share(best: _Buildings, touching: Indices) -> None:
     walls, offset = share_walls(
         best.rings, walls, offset, best.owner, touching, best.tolerance_m
     )
-    polygons = best.build(walls, offset)
+    polygons = best.build(walls, corners(best.rings, walls, offset))
     which = np.zeros(len(best.source), dtype=bool)
     which[np.unique(touching)] = True
     index = np.flatnonzero(which & (best.choice >= 0) & ~shapely.is_missing(polygons))

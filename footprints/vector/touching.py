@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import shapely
 
+from footprints.vector.agreement import common_area
 from footprints.vector.metric import components
 from footprints.vector.outlines import Indices, Mask, Polygons
 from footprints.vector.parts import largest_parts
@@ -40,7 +41,7 @@ def find_touching(polygons: Polygons) -> Indices:
     if not len(pairs):
         return pairs
     one, other = polygons[pairs[:, 0]], polygons[pairs[:, 1]]
-    common = shapely.area(shapely.intersection(one, other))
+    common = common_area(one, other)
     overlaps = common > SHARED_SHARE * np.minimum(shapely.area(one), shapely.area(other))
     spoiled = np.zeros(len(polygons), dtype=bool)
     spoiled[pairs[overlaps]] = True
@@ -84,15 +85,12 @@ def clean_coverage(polygons: Polygons, gap_m: float) -> Polygons:
     return largest_parts(cleaned)
 
 
-def agreement(source: Polygons, fitted: Polygons) -> tuple[Floats, Floats]:
-    """(n,) IoU and (n,) Hausdorff distance of the outlines in metres; 0 and infinite for None."""
+def outline_distance(source: Polygons, fitted: Polygons) -> Floats:
+    """(n,) Hausdorff distance of outlines in metres, infinite for None."""
     there = ~shapely.is_missing(fitted)
-    iou, distance = np.zeros(len(source)), np.full(len(source), np.inf)
-    one, other = source[there], fitted[there]
-    common = shapely.area(shapely.intersection(one, other))
-    iou[there] = common / (shapely.area(one) + shapely.area(other) - common)
-    distance[there] = shapely.hausdorff_distance(one, other)
-    return iou, distance
+    distance = np.full(len(source), np.inf)
+    distance[there] = shapely.hausdorff_distance(source[there], fitted[there])
+    return distance
 
 
 def fit_together(
@@ -122,7 +120,7 @@ def fit_together(
         # Sources come first: they keep their ground, and neighbours adapt to them.
         order = members[np.argsort(~back[members], kind="stable")]
         together = clean_coverage(result[order], tolerance_m)
-        _, distance = agreement(source[order], together)
+        distance = outline_distance(source[order], together)
         lost = order[~((distance <= tolerance_m) & shapely.is_valid(together))]
         in_trouble = np.isin(group[order], group[lost])
         result[order[~in_trouble]] = together[~in_trouble]
@@ -157,9 +155,9 @@ def settle_overlaps(
         pairs = shapely.STRtree(fitted).query(fitted, predicate="intersects").T
         pairs = pairs[pairs[:, 0] < pairs[:, 1]]
         pairs = pairs[~back[pairs].all(axis=1)]
-        common = shapely.area(shapely.intersection(fitted[pairs[:, 0]], fitted[pairs[:, 1]]))
+        common = common_area(fitted[pairs[:, 0]], fitted[pairs[:, 1]])
         pairs, common = pairs[common > NO_AREA_M2], common[common > NO_AREA_M2]
-        before = shapely.area(shapely.intersection(source[pairs[:, 0]], source[pairs[:, 1]]))
+        before = common_area(source[pairs[:, 0]], source[pairs[:, 1]])
         pairs = pairs[common > before + NO_AREA_M2]
         if not len(pairs):
             return fitted, back
@@ -171,7 +169,7 @@ def settle_overlaps(
         winner = np.where(first_loses, pairs[:, 1], pairs[:, 0])
         loser, at = np.unique(loser, return_index=True)
         rest = largest_parts(shapely.difference(fitted[loser], fitted[winner[at]]))
-        _, distance = agreement(source[loser], rest)
+        distance = outline_distance(source[loser], rest)
         sound = (distance <= tolerance_m) & ~shapely.is_missing(rest)
         fitted[loser[sound]] = rest[sound]
         fitted[loser[~sound]] = source[loser[~sound]]

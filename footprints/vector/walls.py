@@ -418,6 +418,37 @@ def corners(rings: Rings, walls: Walls, offset: Floats) -> Floats:
     return found
 
 
+def farthest_from_walls(rings: Rings, walls: Walls, meet: Floats) -> Floats:
+    """No less than the Hausdorff distance between rings and their walls, without searching for it.
+
+    Each vertex is measured to the wall of its run, and each corner to the end of its run.
+
+    Args:
+        rings: R rings.
+        walls: W walls.
+        meet: (W, 2) corners, as `corners` gives them.
+
+    Returns:
+        (R,) metres, infinite for rings without walls.
+    """
+    begin = np.empty_like(meet)
+    begin[next_in_ring(walls.ring)] = meet
+    first, last = rings.breakpoints[walls.start], rings.breakpoints[walls.end]
+    count = last - first + 1
+    wall = np.repeat(np.arange(len(count)), count)
+    vertex = np.arange(len(wall)) - np.repeat(np.cumsum(count) - count - first, count)
+    side = meet - begin
+    square = np.maximum((side * side).sum(axis=1), 1e-18)
+    away = rings.points[vertex] - begin[wall]
+    share = np.clip((away * side[wall]).sum(axis=1) / square[wall], 0.0, 1.0)
+    away -= share[:, None] * side[wall]
+    farthest = np.full(len(rings), np.inf)
+    farthest[walls.ring] = 0.0
+    np.maximum.at(farthest, walls.ring[wall], np.hypot(*away.T))
+    np.maximum.at(farthest, walls.ring, np.hypot(*(meet - rings.points[last]).T))
+    return farthest
+
+
 def next_in_ring(ring: Indices) -> Indices:
     """(W,) index of what follows each entry, cyclically within entries of the same ring."""
     after = np.arange(1, len(ring) + 1)
