@@ -14,7 +14,6 @@ Frame: metres on the ground (`metric`), angles counter-clockwise from east.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -29,7 +28,6 @@ from shapely import GeometryType
 from footprints.errors import ConfigError
 from footprints.vector.agreement import intersection_over_union
 from footprints.vector.circles import fit_circles
-from footprints.vector.layer import areas_m2
 from footprints.vector.metric import MetricFrame, components
 from footprints.vector.orientation import (
     QUARTER,
@@ -39,6 +37,7 @@ from footprints.vector.orientation import (
 )
 from footprints.vector.outlines import Indices, Mask, Polygons
 from footprints.vector.read import clean_polygons
+from footprints.vector.result import UNCHANGED, check_metres, described
 from footprints.vector.shared_walls import share_walls
 from footprints.vector.touching import (
     find_touching,
@@ -63,10 +62,6 @@ Method = Literal["right-angles", "diagonals", "any-angle", "circle", "auto"]
 building best."""
 METHODS: tuple[str, ...] = get_args(Method)
 
-UNCHANGED = "source"
-"""What the column ``regularized`` says where no fit stays within the tolerance."""
-POOR_IOU = 0.8
-"""Results that agree less with their source are counted."""
 DEFAULT_TOLERANCE_M = 1.0
 """Metres; about how far outlines from imagery of 0.3 m are off."""
 
@@ -140,31 +135,6 @@ def regularize(
     done = np.where(back, UNCHANGED, done)
     polygons = _placed(original, settled, frame, back, touching)
     return described(layer, polygons, regularized=pd.Series(done, dtype=str), iou=np.round(iou, 4))
-
-
-def check_metres(value: float, name: str) -> None:
-    """Refuse a distance that is not a positive number.
-
-    Raises:
-        ConfigError: It is not.
-    """
-    if not 0 < value < math.inf:
-        raise ConfigError(f"{name} must be a positive number of metres, got {value}")
-
-
-def summary(layer: GeoDataFrame) -> str:
-    """One line about a regularised layer: how many fell back, and how many agree little."""
-    back = int((layer["regularized"] == UNCHANGED).sum())
-    poor = int((layer["iou"] < POOR_IOU).sum())
-    return f"{back:,} left as they were, {poor:,} with IoU below {POOR_IOU}"
-
-
-def described(layer: GeoDataFrame, polygons: Polygons, **columns: object) -> GeoDataFrame:
-    """A layer with other outlines, their areas, and further columns before the geometry."""
-    kept = layer.drop(columns=[layer.geometry.name, *columns], errors="ignore")
-    if "area_m2" in kept:
-        kept["area_m2"] = np.round(areas_m2(polygons, layer.crs), 2)
-    return GeoDataFrame(kept.assign(**columns), geometry=polygons, crs=layer.crs)
 
 
 def _placed(
