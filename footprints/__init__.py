@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     __version__: str
     from footprints.pipeline import predict
     from footprints.training import train
+    from footprints.vector.regularize import regularize
+    from footprints.vector.simplify import simplify
 
 _HOMES = {
     "FootprintsError": "footprints.errors",
@@ -32,7 +34,9 @@ _HOMES = {
     "load_config": "footprints.config",
     "load_detector": "footprints.model.detector",
     "predict": "footprints.pipeline",
+    "regularize": "footprints.vector.regularize",
     "save_overlay": "footprints.pictures",
+    "simplify": "footprints.vector.simplify",
     "train": "footprints.training",
 }
 
@@ -47,7 +51,9 @@ __all__ = [
     "load_config",
     "load_detector",
     "predict",
+    "regularize",
     "save_overlay",
+    "simplify",
     "train",
 ]
 

@@ -50,6 +50,12 @@ Pixels = Annotated[
         "--pixels", help="Work in pixel coordinates, as for photographs; ignore any georeference."
     ),
 ]
+Simplify = Annotated[
+    float | None,
+    typer.Option(
+        "--simplify", help="Drop vertices; no outline moves farther than this many metres."
+    ),
+]
 
 
 def _numbers(text: str | None) -> list[int] | None:
@@ -95,6 +101,17 @@ def predict(
     min_area: Annotated[
         float, typer.Option(help="Least area in square metres; with --pixels in square pixels.")
     ] = 4.0,
+    regularize: Annotated[
+        str | None,
+        typer.Option(
+            help="Straight walls: auto, right-angles, diagonals, any-angle or circle; default: "
+            "outlines as they are traced."
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Metres that regularised outlines may move; default: 1.")
+    ] = None,
+    simplify: Simplify = None,
     chip_size: Annotated[
         int | None,
         typer.Option(
@@ -160,6 +177,9 @@ def predict(
         detector=detector,
         confidence=confidence,
         min_area_m2=min_area,
+        regularize=regularize,
+        tolerance_m=tolerance,
+        simplify_m=simplify,
         chip_size=chip_size,
         overlap=overlap,
         batch_size=batch_size,
@@ -191,6 +211,61 @@ def predict(
             f"{len(layer):,} {things}, {layer['area_m2'].sum():,.0f} {unit}, {seconds:.1f} s, "
             f"{output}"
         )
+        if regularize is not None:
+            from footprints.vector.result import summary
+
+            print(f"regularised: {summary(layer)}")
+
+
+@app.command()
+def regularize(
+    source: Annotated[Path, typer.Argument(help="Polygon layer.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Layer: .gpkg .shp .parquet .fgb .geojson")
+    ],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="right-angles; diagonals: those and 45 degrees; any-angle; circle; auto: what "
+            "describes each building best; none: leaves it to --simplify."
+        ),
+    ] = "auto",
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="Metres that an outline may move, in any CRS; smaller details go. Default: 1."
+        ),
+    ] = None,
+    simplify: Simplify = None,
+    pixels: Pixels = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Give the buildings of a layer straight walls, shared where they touch.
+
+    Example: footprints regularize town.gpkg -o straight.gpkg --method right-angles --tolerance 1
+    """
+    _configure(quiet=quiet, verbose=verbose)
+    from footprints.vector.read import read_layer
+    from footprints.vector.result import summary
+    from footprints.vector.straighten import check_options, straighten
+    from footprints.vector.write import check_output, write_layer
+
+    start = time.perf_counter()
+    chosen = None if method == "none" else method
+    check_options(chosen, tolerance, simplify)
+    check_output(output, overwrite=overwrite)
+    before = read_layer(source, needs_crs=not pixels)
+    if pixels:
+        before = before.set_crs(None, allow_override=True)
+    after = straighten(before, method=chosen, tolerance_m=tolerance, simplify_m=simplify)
+    write_layer(after, output, overwrite=overwrite)
+    if not quiet:
+        counts = [f"{len(after):,} buildings", f"{len(before) - len(after):,} lost"]
+        if chosen is not None:
+            counts.append(summary(after))
+        print(f"{', '.join(counts)}, {time.perf_counter() - start:.1f} s, {output}")
 
 
 @app.command()

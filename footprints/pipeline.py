@@ -1,6 +1,7 @@
 """The straight line: scenes in, one footprint layer out.
 
-raster -> grid -> chips -> instances -> outlines -> merged across seams -> placed -> written
+raster -> grid -> chips -> instances -> outlines -> merged across seams -> placed -> straightened ->
+written
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from footprints.vector.layer import concat_layers, place, reproject
 from footprints.vector.merge import EVIDENCE_SHARE, merge
 from footprints.vector.outlines import Footprints, Outlines
 from footprints.vector.read import GEOJSON_SUFFIXES
+from footprints.vector.straighten import check_options, straighten
 from footprints.vector.trace import trace
 from footprints.vector.wide_roofs import settle_wide_roofs
 from footprints.vector.write import check_output, write_layer
@@ -75,6 +77,9 @@ def predict(
     device: str | torch.device | None = None,
     confidence: float | None = None,
     min_area_m2: float = 4.0,
+    regularize: str | None = None,
+    tolerance_m: float | None = None,
+    simplify_m: float | None = None,
     chip_size: int | None = None,
     overlap: int | None = None,
     batch_size: int = 2,
@@ -101,6 +106,12 @@ def predict(
         confidence: Buildings below it are left out, 0 to 1; None takes the detector's own.
         min_area_m2: Buildings smaller than this are left out, in square metres on the ground (in
             square pixels with ``pixels``).
+        regularize: Method that gives buildings straight walls, as for
+            `footprints.vector.regularize.regularize`; None leaves outlines as they were traced.
+        tolerance_m: Metres that regularised outlines may move (pixels with ``pixels``); None takes
+            the method's own.
+        simplify_m: Metres that outlines may move when vertices are dropped, in the end; None drops
+            none.
         chip_size: Side of a chip in pixels at the detector's ground resolution; None takes the
             detector's own. Detectors of photographs see a picture whole, resized to their size;
             a chip size cuts it into chips of its own pixels instead.
@@ -124,8 +135,8 @@ def predict(
         two scenes have the same name.
 
     Raises:
-        ConfigError: A number is out of range, a CRS unknown, or keypoints asked of a detector that
-            finds none.
+        ConfigError: A number is out of range, a CRS or method unknown, or keypoints asked of a
+            detector that finds none.
         RasterError: A scene is missing, unreadable or without georeference.
         BandError: A scene has fewer bands than the detector takes.
         ChipSizeError: Chip size and overlap do not fit together, or an overlap is given for
@@ -143,6 +154,7 @@ def predict(
     paths = [scenes] if isinstance(scenes, str | Path) else list(scenes)
     _check_paths(paths)
     _check_numbers(confidence, min_area_m2, batch_size)
+    check_options(regularize, tolerance_m, simplify_m)
     target = _parse_crs(out_crs)
     _check_geojson_crs(output, target)
     if pixels and not (crs is None and target is None):
@@ -204,7 +216,12 @@ def predict(
     if keypoints is not None:
         points = keypoint_layer(layer, detector.keypoints)
         write_layer(points, keypoints, overwrite=overwrite, geometry="Point")
-    layer = layer.drop(columns="keypoints", errors="ignore")
+    layer = straighten(
+        layer.drop(columns="keypoints", errors="ignore"),
+        method=regularize,
+        tolerance_m=tolerance_m,
+        simplify_m=simplify_m,
+    )
     if output is not None:
         write_layer(layer, output, overwrite=overwrite)
     return layer

@@ -79,10 +79,8 @@ def _edges(polygons: Polygons, base: Floats) -> tuple[Floats, NDArray[np.intp]]:
     return np.column_stack([left[:, 0], right[:, 0], left[:, 1], slope, sign]), first
 
 
-def _common(
-    a: Floats, first_a: NDArray[np.intp], b: Floats, first_b: NDArray[np.intp]
-) -> Floats:
-    """Common areas of consecutive polygons whose edges start where ``first_a`` and ``first_b`` say."""
+def _common(a: Floats, first_a: NDArray[np.intp], b: Floats, first_b: NDArray[np.intp]) -> Floats:
+    """(n,) common areas of polygons whose edges start where ``first_a`` and ``first_b`` say."""
     count_a, count_b = np.diff(first_a), np.diff(first_b)
     size = count_a * count_b
     # Every edge of the one with every edge of the other.
@@ -111,4 +109,4 @@ def _common(
         ends,
     )
     area = a[i, 4] * b[j, 4] * width * (middle - apart / 4)
-    return np.bincount(pair, area, len(size))
+    return np.asarray(np.bincount(pair, area, len(size)), dtype=np.float64)

@@ -23,8 +23,8 @@ def fit_circles(rings: Rings, first_ring: Indices, tolerance_m: float) -> tuple[
         tolerance_m: Metres; decides how many corners a drawn circle has.
 
     Returns:
-        (n,) polygons with a regular ring for each of theirs, of the same area; and (R,) integrals of
-        the squared distance between outline and circle.
+        (n,) polygons with a regular ring for each of theirs, of the same area; and (R,) integrals
+        of the squared distance between outline and circle.
     """
     x, y = rings.points.T
     ring = np.repeat(np.arange(len(rings)), np.diff(rings.first))
@@ -36,11 +36,13 @@ def fit_circles(rings: Rings, first_ring: Indices, tolerance_m: float) -> tuple[
     cost = np.zeros(len(rings))
     # Simpson's rule on every edge.
     for share, weight in ((0.0, 1 / 6), (0.5, 4 / 6), (1.0, 1 / 6)):
-        away = np.hypot(x + share * (x1 - x) - middle[ring, 0], y + share * (y1 - y) - middle[ring, 1])
+        away = np.hypot(
+            x + share * (x1 - x) - middle[ring, 0], y + share * (y1 - y) - middle[ring, 1]
+        )
         cost += weight * np.bincount(ring, length * (away - radius[ring]) ** 2, len(rings))
 
-    sides = np.pi * np.sqrt(radius / (2 * SAGITTA_SHARE * tolerance_m))
-    sides = 4 * np.maximum(np.ceil(sides / 4), FEWEST_CORNERS // 4).astype(np.intp)
+    wanted = np.pi * np.sqrt(radius / (2 * SAGITTA_SHARE * tolerance_m))
+    sides = 4 * np.maximum(np.ceil(wanted / 4), FEWEST_CORNERS // 4).astype(np.intp)
     # A ring's first corner closes it, too.
     first = np.concatenate([[0], np.cumsum(sides + 1)])
     owner = np.repeat(np.arange(len(rings)), sides + 1)

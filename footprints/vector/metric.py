@@ -1,8 +1,8 @@
 """CRS units -> metres around each building, and back.
 
 Angles and distances are only right in metres, and no one projection has them right over a whole
-layer. So the layer falls into blocks of neighbouring buildings, and each is laid out in the plane of
-its own place: east and north on the WGS 84 ellipsoid. Blocks stand side by side, apart from one
+layer. So the layer falls into blocks of neighbouring buildings, and each is laid out in the plane
+of its own place: east and north on the WGS 84 ellipsoid. Blocks stand side by side, apart from one
 another, so that one call can treat them all.
 """
 

@@ -29,8 +29,8 @@ def direction_histograms(rings: Rings, owner: Indices, buildings: int) -> Floats
         buildings: Number of buildings, n.
 
     Returns:
-        (n, BINS) smooth histograms that add up to 1; bin i is for i degrees modulo 90. Edges between
-        breakpoints count by the square of their length: a long one tells more exactly.
+        (n, BINS) smooth histograms that add up to 1; bin i is for i degrees modulo 90. Edges
+        between breakpoints count by the square of their length: a long one tells more exactly.
     """
     break_ring = rings.break_ring
     vertices = rings.points[rings.breakpoints]

@@ -6,8 +6,8 @@
    (`walls`). A wall costs a price, so that there are as few as the tolerance allows; a circle
    competes on the same scale.
 3. Walls that two touching buildings share, or continue, become one line (`shared_walls`).
-4. What is not valid or leaves the tolerance is cut again in more detail, and stays as it was if that
-   does not help. In the end touching buildings are fitted together (`touching`).
+4. What is not valid or leaves the tolerance is cut again in more detail, and stays as it was if
+   that does not help. In the end touching buildings are fitted together (`touching`).
 
 Frame: metres on the ground (`metric`), angles counter-clockwise from east.
 """
@@ -93,9 +93,9 @@ def regularize(
 ) -> GeoDataFrame:
     """Give buildings straight walls.
 
-    No building is lost: where no fit is valid and within the tolerance, its outline stays as it was.
-    Touching buildings share their walls, without gap or overlap, and buildings that had no ground in
-    common still have none.
+    No building is lost: where no fit is valid and within the tolerance, its outline stays as it
+    was. Touching buildings share their walls, without gap or overlap, and buildings that had no
+    ground in common still have none.
 
     Args:
         layer: Polygons and multipolygons in any CRS; without one, the tolerance is in its units.
@@ -104,8 +104,8 @@ def regularize(
             distance at the vertices), and details smaller than it go.
 
     Returns:
-        The layer as `footprints.vector.read.clean_polygons` has it, with all its columns; before the
-        geometry stand two new ones. ``regularized`` says what was done: a method, or "source";
+        The layer as `footprints.vector.read.clean_polygons` has it, with all its columns; before
+        the geometry stand two new ones. ``regularized`` says what was done: a method, or "source";
         ``iou`` how much the result agrees with its source. ``area_m2`` is of the new outlines.
 
     Raises:
@@ -115,8 +115,7 @@ def regularize(
     Warns:
         LabelWarning: Invalid polygons were repaired, or had no area and were left out.
     """
-    if method not in METHODS:
-        raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    check_method(method)
     check_metres(tolerance_m, "tolerance")
     layer = clean_polygons(layer)
     original = layer.geometry.to_numpy()
@@ -137,11 +136,21 @@ def regularize(
     return described(layer, polygons, regularized=pd.Series(done, dtype=str), iou=np.round(iou, 4))
 
 
+def check_method(method: str) -> None:
+    """Refuse what is no method.
+
+    Raises:
+        ConfigError: It is none of `METHODS`.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+
+
 def _placed(
     original: Polygons, fitted: Polygons, frame: MetricFrame, back: Mask, touching: Indices
 ) -> Polygons:
     """(n,) results in CRS units, shells counter-clockwise; untouched sources to the last digit."""
-    polygons = shapely.orient_polygons(frame.to_crs(fitted), exterior_cw=False)
+    polygons: Polygons = shapely.orient_polygons(frame.to_crs(fitted), exterior_cw=False)
     # Neighbours of a footprint need its vertices as the way there and back left them.
     alone = back.copy()
     alone[np.unique(touching)] = False
@@ -229,8 +238,8 @@ class _Buildings:
         polygons = self.build(walls, meet)[index]
         farthest = np.zeros(len(which))
         np.maximum.at(farthest, self.owner, farthest_from_walls(self.rings, walls, meet))
-        cost = np.bincount(self.owner, np.nan_to_num(walls.cost, posinf=1e9), len(which))[index]
-        cost += extra * self.price
+        cost = self._per_building(np.nan_to_num(walls.cost, posinf=1e9))[index]
+        cost = cost + extra * self.price
         better = self._accept(index, polygons, cost, farthest[index], kind, anyhow=anyhow)
         self.choice[better] = len(self.walls)
         self.walls.append((walls, offset))
@@ -238,11 +247,15 @@ class _Buildings:
     def offer_circles(self, which: Mask) -> None:
         """The same for circles."""
         circles, square = fit_circles(self.rings, self.first_ring, self.tolerance_m)
-        cost = np.bincount(self.owner, square + CIRCLE_WALLS * self.price, len(which))
+        cost = self._per_building(square + CIRCLE_WALLS * self.price)
         index = np.flatnonzero(which & (cost < self.cost))
         farthest = np.full(len(index), np.inf)
         better = self._accept(index, circles[index], cost[index], farthest, "circle", anyhow=False)
         self.choice[better] = -1
+
+    def _per_building(self, values: Floats) -> Floats:
+        """(n,) sums over the rings of each building."""
+        return np.asarray(np.bincount(self.owner, values, len(self.source)), dtype=np.float64)
 
     def _accept(
         self,
@@ -268,7 +281,7 @@ class _Buildings:
         """(n,) polygons of walls that (W, 2) meet the next; None where a ring has too few."""
         points = meet + self.rings.origin[walls.ring]
         count = np.bincount(walls.ring, minlength=len(self.rings))
-        whole = np.bincount(self.owner, count < 3, len(self.source)) == 0  # noqa: PLR2004
+        whole = np.bincount(self.owner, count < 3, len(self.source)) == 0
         result = np.full(len(self.source), None, dtype=object)
         inside = whole[self.owner[walls.ring]]
         ring = walls.ring[inside]
@@ -282,9 +295,7 @@ class _Buildings:
         first = np.concatenate([[0], np.cumsum(ends - begins + 1)])
         rings_of = np.bincount(self.owner[ring[begins]], minlength=len(self.source))[whole]
         first_ring = np.concatenate([[0], np.cumsum(rings_of)])
-        result[whole] = shapely.from_ragged_array(
-            GeometryType.POLYGON, closed, (first, first_ring)
-        )
+        result[whole] = shapely.from_ragged_array(GeometryType.POLYGON, closed, (first, first_ring))
         return result
 
     def chosen_walls(self) -> tuple[Walls, Floats]:
@@ -292,8 +303,12 @@ class _Buildings:
         parts = []
         for number, (walls, offset) in enumerate(self.walls):
             mine = self.choice[self.owner[walls.ring]] == number
-            parts.append([each[mine] for each in (walls.ring, walls.start, walls.end, walls.angle, offset)])
-        ring, start, end, angle, offset = (np.concatenate(each) for each in zip(*parts, strict=True))
+            parts.append(
+                [each[mine] for each in (walls.ring, walls.start, walls.end, walls.angle, offset)]
+            )
+        ring, start, end, angle, offset = (
+            np.concatenate(each) for each in zip(*parts, strict=True)
+        )
         order = np.lexsort((start, ring))
         cost = np.zeros(len(self.rings))
         return Walls(ring[order], start[order], end[order], angle[order], cost), offset[order]
@@ -313,7 +328,7 @@ def fits_source(
 def _fit(
     source: Polygons, touching: Indices, method: str, tolerance_m: float
 ) -> tuple[Polygons, NDArray[np.object_]]:
-    """(n,) results before touching buildings are fitted together, None for none; and their methods."""
+    """(n,) results before touching buildings are fitted together, None for none; and methods."""
     best = _Buildings(source, tolerance_m)
     if method == "circle":
         best.offer_circles(np.ones(len(source), dtype=bool))
@@ -398,9 +413,7 @@ def _facing_same(direction: Floats, touching: Indices) -> Indices:
 def _share(best: _Buildings, touching: Indices) -> None:
     """Put shared walls onto common lines, wherever the results stay valid and near."""
     walls, offset = best.chosen_walls()
-    walls, offset = share_walls(
-        best.rings, walls, offset, best.owner, touching, best.tolerance_m
-    )
+    walls, offset = share_walls(best.rings, walls, offset, best.owner, touching, best.tolerance_m)
     polygons = best.build(walls, corners(best.rings, walls, offset))
     which = np.zeros(len(best.source), dtype=bool)
     which[np.unique(touching)] = True

@@ -1,4 +1,4 @@
-"""What regularising and simplifying give: the layer with other outlines, and what to say of it."""
+"""What regularising and simplifying have in common: options, and the layer with other outlines."""
 
 from __future__ import annotations
 

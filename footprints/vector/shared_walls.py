@@ -1,7 +1,7 @@
 """Walls of touching buildings that are one wall become one line.
 
-That is a wall between two rooms, which both outlines follow, and a front that goes on from one house
-to the next. Frame: metres, relative to each ring's origin, which lie in a common plane.
+That is a wall between two rooms, which both outlines follow, and a front that goes on from one
+house to the next. Frame: metres, relative to each ring's origin, which lie in a common plane.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 Outlines are cut into arcs where three walls meet, so that a wall between two buildings is the same
 arc in both. Each arc is thinned by Douglas and Peucker's rule ("Algorithms for the reduction of the
-number of points required to represent a digitized line", 1973), which bounds the Hausdorff distance;
-the tolerance of GEOS's coverage simplification is the root of an area and bounds nothing. Where the
-result would be invalid or overlap a neighbour, the arcs of those buildings are thinned less; in the
-end they stay as they were, so nothing can fail.
+number of points required to represent a digitized line", 1973), which bounds the Hausdorff
+distance; the tolerance of GEOS's coverage simplification is the root of an area and bounds nothing.
+Where the result would be invalid or overlap a neighbour, the arcs of those buildings are thinned
+less; in the end they stay as they were, so nothing can fail.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ RING_POINTS = 4
 def simplify(layer: GeoDataFrame, tolerance_m: float) -> GeoDataFrame:
     """Drop vertices that matter less than a distance.
 
-    No building is lost, all stay valid and keep their holes, touching buildings keep one shared wall,
-    and buildings that had no ground in common still have none.
+    No building is lost, all stay valid and keep their holes, touching buildings keep one shared
+    wall, and buildings that had no ground in common still have none.
 
     Args:
         layer: Polygons and multipolygons in any CRS; without one, the tolerance is in its units.
@@ -192,7 +192,7 @@ def _find_nodes(
     low, high = np.minimum(vertex, after), np.maximum(vertex, after)
     edges = np.unique(np.column_stack([low, high]), axis=0)
     degree = np.bincount(edges.ravel(), minlength=int(vertex.max()) + 1)
-    node = degree[vertex] > 2  # noqa: PLR2004
+    node = degree[vertex] > 2
     # Rings round a courtyard that another building fills agree about their lowest vertex.
     lowest = np.full(len(count), np.iinfo(np.intp).max)
     np.minimum.at(lowest, ring, vertex)

@@ -18,10 +18,10 @@ TOUCH_M = 0.02
 """Metres; footprints this near to each other touch. Rounding of coordinates in degrees and of
 outlines that were cut to fit stays well below."""
 SHARED_SHARE = 0.02
-"""Footprints that share more than this of the smaller one's ground overlap on purpose, as the objects
-of a photograph do, and do not share a wall."""
+"""Footprints that share more than this of the smaller one's ground overlap on purpose, as the
+objects of a photograph do, and do not share a wall."""
 ROUNDS = 6
-"""Times that neighbours of what went back to its source are fitted anew; then all of them go back."""
+"""Times that the neighbours of what went back to its source are fitted anew; then all go back."""
 NO_AREA_M2 = 1e-6
 """Common ground that is rounding."""
 
@@ -36,8 +36,8 @@ def find_touching(polygons: Polygons) -> Indices:
         (p, 2) pairs, each once, the lower index first. A footprint that overlaps another touches
         none.
     """
-    pairs = shapely.STRtree(polygons).query(polygons, predicate="dwithin", distance=TOUCH_M).T
-    pairs = pairs[pairs[:, 0] < pairs[:, 1]]
+    near = shapely.STRtree(polygons).query(polygons, predicate="dwithin", distance=TOUCH_M).T
+    pairs: Indices = near[near[:, 0] < near[:, 1]]
     if not len(pairs):
         return pairs
     one, other = polygons[pairs[:, 0]], polygons[pairs[:, 1]]
@@ -105,8 +105,8 @@ def fit_together(
         tolerance_m: Metres; what leaves the source farther goes back to it.
 
     Returns:
-        (n,) polygons, edge-matched where they touch, and (n,) True for those that went back to their
-        source, or as near to it as their neighbours let them.
+        (n,) polygons, edge-matched where they touch, and (n,) True for those that went back to
+        their source, or as near to it as their neighbours let them.
     """
     back = shapely.is_missing(fitted)
     result = np.where(back, source, fitted)
@@ -174,4 +174,3 @@ def settle_overlaps(
         fitted[loser[sound]] = rest[sound]
         fitted[loser[~sound]] = source[loser[~sound]]
         back[loser[~sound]] = True
-

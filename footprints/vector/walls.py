@@ -1,14 +1,14 @@
 """Outlines -> straight walls: where each wall begins and ends, by dynamic programming.
 
-A ring is cut at some of its vertices into runs, each of which becomes one wall. The cost of a run is
-the integral of the squared distance between the outline and its wall, plus a price per wall; the
+A ring is cut at some of its vertices into runs, each of which becomes one wall. The cost of a run
+is the integral of the squared distance between the outline and its wall, plus a price per wall; the
 cheapest way to cut the ring is found exactly (R. Bellman, "On the approximation of curves by line
 segments using dynamic programming", 1961), for all rings of about the same size at once. Walls
 either have one of a few directions (right angles, diagonals) or each its own.
 
-Shapes: R rings, N vertices of all rings, M breakpoints of all rings (a selection of the vertices), K
-directions, B rings of one batch with at most n breakpoints. Frame: metres, x to the right and y up;
-angles in radians, counter-clockwise from the x axis.
+Shapes: R rings, N vertices of all rings, M breakpoints of all rings (a selection of the vertices),
+K directions, B rings of one batch with at most n breakpoints. Frame: metres, x to the right and y
+up; angles in radians, counter-clockwise from the x axis.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def find_rings(
         origin: (R, 2) what the points are relative to; None takes a vertex of each ring.
 
     Returns:
-        The rings, rotated so that each starts at the vertex farthest from its middle: that one is at
-        a corner of the building, whatever its orientation.
+        The rings, rotated so that each starts at the vertex farthest from its middle: that one is
+        at a corner of the building, whatever its orientation.
     """
     counts = np.diff(first)
     ring = np.repeat(np.arange(len(counts)), counts)
@@ -136,10 +136,9 @@ def _moments(points: Floats, ring: Indices) -> Floats:
         ]
     )
     pieces[~inside] = 0.0
-    # Sums restart with each ring, or digits of small houses would drown in those of the others.
     total = np.cumsum(pieces, axis=0)
     starts = np.flatnonzero(~inside)
-    return total - total[starts][np.cumsum(~inside) - 1]
+    return np.asarray(total - total[starts][np.cumsum(~inside) - 1])
 
 
 def cut_at_directions(
@@ -208,7 +207,9 @@ def _cut(
     else:
         angle = angles[ring, state]
     step = _step(rings, start, end)
-    angle = np.where(step[:, 0] * np.cos(angle) + step[:, 1] * np.sin(angle) < 0, angle + np.pi, angle)
+    angle = np.where(
+        step[:, 0] * np.cos(angle) + step[:, 1] * np.sin(angle) < 0, angle + np.pi, angle
+    )
     return Walls(ring, start, end, angle, cost)
 
 
@@ -224,7 +225,7 @@ def _own_direction(moments: Floats) -> Floats:
 
 
 def scatter(moments: Floats) -> tuple[Floats, Floats, Floats]:
-    """Integrals of dx^2, dx dy and dy^2 about the middle of runs with the given (..., 7) moments."""
+    """Integrals of dx^2, dx dy and dy^2 about the middle of runs with (..., 7) moments."""
     length = np.maximum(moments[..., 0], 1e-12)
     x, y = moments[..., 1], moments[..., 2]
     return (
@@ -257,9 +258,7 @@ class _States:
         self.square = (
             a * a * moments[:, 3:4] + 2 * a * b * moments[:, 4:5] + b * b * moments[:, 5:6]
         )
-        self.place = np.einsum(
-            "md,mkd->mk", rings.points[rings.breakpoints[breaks]], along[owner]
-        )
+        self.place = np.einsum("md,mkd->mk", rings.points[rings.breakpoints[breaks]], along[owner])
 
 
 class _Table:
@@ -372,7 +371,7 @@ def _best_other(best: Floats) -> Floats:
     kinds = best.shape[-1]
     if kinds == 1:
         return best
-    if kinds == 2:  # noqa: PLR2004
+    if kinds == 2:
         return best[..., ::-1]
     others = np.empty_like(best)
     for kind in range(kinds):
