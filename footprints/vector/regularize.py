@@ -28,6 +28,7 @@ from shapely import GeometryType
 from footprints.errors import ConfigError
 from footprints.vector.agreement import intersection_over_union
 from footprints.vector.circles import fit_circles
+from footprints.vector.holes import close_small_holes
 from footprints.vector.metric import MetricFrame, components
 from footprints.vector.orientation import (
     QUARTER,
@@ -36,6 +37,7 @@ from footprints.vector.orientation import (
     refine_directions,
 )
 from footprints.vector.outlines import Indices, Mask, Polygons
+from footprints.vector.parts import largest_parts
 from footprints.vector.read import clean_polygons
 from footprints.vector.result import UNCHANGED, check_metres, described
 from footprints.vector.shared_walls import share_walls
@@ -84,6 +86,8 @@ LEFT_TO_GAIN = 1.5
 """Other methods are tried where right angles leave distances worth this many walls."""
 NEAR_M = 25.0
 """Buildings this near to each other tend to face the same way."""
+EIGHTHS = QUARTER * np.array([0.0, 0.5, 1.0, 1.5])
+"""Directions of walls at right angles and of diagonals."""
 SAME_WAY = np.radians(8.0)
 """Touching buildings that face within this of each other face the same way."""
 
@@ -125,10 +129,13 @@ def regularize(
     source = frame.to_metres(original)
     touching = find_touching(source)
     matched, touching = match_edges(source, touching)
-    fitted, done = _fit(matched, touching, method, tolerance_m)
-    fitted, back = fit_together(matched, fitted, touching, tolerance_m)
+    closed, holes = close_small_holes(matched, tolerance_m)
+    fitted, done = _fit(closed, touching, method, tolerance_m)
+    fitted, back = fit_together(closed, fitted, touching, tolerance_m)
     iou = intersection_over_union(source, fitted)
-    settled, back = settle_overlaps(matched, fitted, back, iou, tolerance_m)
+    settled, back = settle_overlaps(closed, fitted, back, iou, tolerance_m)
+    reopen = back & ~shapely.is_missing(holes)
+    settled[reopen] = largest_parts(shapely.difference(settled[reopen], holes[reopen]))
     changed = settled != fitted
     iou[changed] = intersection_over_union(source[changed], settled[changed])
     done = np.where(back, UNCHANGED, done)
@@ -243,6 +250,15 @@ class _Buildings:
         better = self._accept(index, polygons, cost, farthest[index], kind, anyhow=anyhow)
         self.choice[better] = len(self.walls)
         self.walls.append((walls, offset))
+
+    def offer_vertices(self, which: Mask, walls: Walls, kind: str) -> None:
+        """Take straight lines between the ends of runs where walls do not meet well."""
+        meet = self.rings.points[self.rings.breakpoints[walls.end]]
+        index = np.flatnonzero(which)
+        nothing = np.zeros(len(index))
+        polygons = self.build(walls, meet)[index]
+        better = self._accept(index, polygons, nothing, nothing + np.inf, kind, anyhow=True)
+        self.choice[better] = -1
 
     def offer_circles(self, which: Mask) -> None:
         """The same for circles."""
@@ -359,8 +375,13 @@ def _try_walls(best: _Buildings, touching: Indices, method: str) -> None:
         return
     if method == "auto":
         best.offer_circles(everything)
-    half = direction[:, None] + QUARTER * np.array([0.0, 0.5, 1.0, 1.5])
+    half = direction[:, None] + EIGHTHS
     left = _left_to_gain(best, walls)
+    first = best.cut(left, half, 1.0)
+    # Right angles alone were turned by what they made of diagonals.
+    turned = refine_directions(best.rings, first, direction[best.owner], group[best.owner])
+    direction[best.owner] = turned
+    half = direction[:, None] + EIGHTHS
     best.offer(left, best.cut(left, half, 1.0), "diagonals", EXTRA_WALLS, anyhow=False)
     if method == "diagonals":
         _try_finer(best, half, ["diagonals"])
@@ -383,6 +404,9 @@ def _try_finer(best: _Buildings, angles: Floats | None, kinds: Sequence[str]) ->
         if missing.any():
             walls = best.cut(missing, None if kind == "any-angle" else angles, FINE)
             best.offer(missing, walls, kind, 0.0, anyhow=True)
+            missing &= shapely.is_missing(best.polygons)
+            if kind == "any-angle" and missing.any():
+                best.offer_vertices(missing, walls, kind)
 
 
 def _directions(best: _Buildings, touching: Indices) -> Floats:

@@ -20,6 +20,8 @@ outlines that were cut to fit stays well below."""
 SHARED_SHARE = 0.02
 """Footprints that share more than this of the smaller one's ground overlap on purpose, as the
 objects of a photograph do, and do not share a wall."""
+GAP_SHARE = 0.5
+"""Gaps between touching footprints up to this share of the tolerance are closed."""
 ROUNDS = 6
 """Times that the neighbours of what went back to its source are fitted anew; then all go back."""
 NO_AREA_M2 = 1e-6
@@ -119,7 +121,7 @@ def fit_together(
             break
         # Sources come first: they keep their ground, and neighbours adapt to them.
         order = members[np.argsort(~back[members], kind="stable")]
-        together = clean_coverage(result[order], tolerance_m)
+        together = clean_coverage(result[order], GAP_SHARE * tolerance_m)
         distance = outline_distance(source[order], together)
         lost = order[~((distance <= tolerance_m) & shapely.is_valid(together))]
         in_trouble = np.isin(group[order], group[lost])
