@@ -81,6 +81,25 @@ def staircase(polygon: Polygon, pixel_m: float = PIXEL_M) -> Polygon:
     return max(found, key=lambda part: part.area, default=polygon)
 
 
+def common_staircase(polygons: list[Polygon], pixel_m: float = PIXEL_M) -> list[Polygon | None]:
+    """Outlines from one raster of several buildings, edge to edge where they touch.
+
+    None stands for those without a pixel of their own.
+    """
+    x_min, y_min, x_max, y_max = shapely.total_bounds(np.array(polygons))
+    size = (int((y_max - y_min) / pixel_m) + 4, int((x_max - x_min) / pixel_m) + 4)
+    transform = Affine(pixel_m, 0, x_min - pixel_m, 0, -pixel_m, y_max + pixel_m)
+    numbered = [(polygon, i + 1) for i, polygon in enumerate(polygons)]
+    mask = rasterize(numbered, size, transform=transform, dtype="int32")
+    found: list[Polygon | None] = [None] * len(polygons)
+    for outline, value in shapes(mask, mask > 0, transform=transform):
+        part, index = shapely.geometry.shape(outline), int(value) - 1
+        best = found[index]
+        if best is None or part.area > best.area:
+            found[index] = part
+    return found
+
+
 def noisy(polygon: Polygon, rng: np.random.Generator, sigma_m: float = 0.25) -> Polygon:
     """An outline with a vertex every 0.7 m, each of them a little off."""
     dense = shapely.segmentize(polygon, 0.7)

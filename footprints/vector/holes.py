@@ -47,9 +47,7 @@ def _inhabited(holes: Polygons, owner: Indices, polygons: Polygons) -> Indices:
     return result
 
 
-def _without(
-    polygons: Polygons, which: Indices, holes: Polygons, owner: Indices
-) -> Polygons:
+def _without(polygons: Polygons, which: Indices, holes: Polygons, owner: Indices) -> Polygons:
     result = polygons.copy()
     starts = shapely.get_coordinates(shapely.get_point(shapely.get_exterior_ring(holes), 0))
     gone = {(int(o), *start) for o, start in zip(owner, starts.tolist(), strict=True)}

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import building_shapes
 import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
-from building_shapes import MAKERS, corner_count, is_exact, is_round, noisy, staircase, turned
+from building_shapes import (
+    MAKERS,
+    common_staircase,
+    corner_count,
+    is_exact,
+    is_round,
+    noisy,
+    staircase,
+    turned,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import CRS
@@ -27,7 +38,9 @@ def town(polygons, crs=UTM):
         affinity.translate(p, 350_000 + SPACING_M * (i % 20), 3_057_000 + SPACING_M * (i // 20))
         for i, p in enumerate(polygons)
     ]
-    return gpd.GeoDataFrame({"name": [f"b{i}" for i in range(len(placed))]}, geometry=placed, crs=crs)
+    return gpd.GeoDataFrame(
+        {"name": [f"b{i}" for i in range(len(placed))]}, geometry=placed, crs=crs
+    )
 
 
 def ious(one, other):
@@ -224,7 +237,7 @@ def test_any_polygons_come_out_valid_near_and_apart(data):
     shrunk = np.where(rng.random(len(cells)) < 0.4, shapely.buffer(cells, -0.4), cells)
     polygons = shapely.get_parts(shrunk)
     polygons = polygons[shapely.area(polygons) > 1]
-    layer = gpd.GeoDataFrame(geometry=polygons, crs=UTM)
+    layer = gpd.GeoDataFrame(geometry=polygons)
     result = regularize(layer, method, tolerance)
     fitted = outlines(result)
     assert len(fitted) == len(layer)
@@ -247,23 +260,6 @@ def terrace(rng, houses=6, angle=23.0):
     return true, common_staircase(true)
 
 
-def common_staircase(polygons, pixel=0.3):
-    """Outlines of one raster of several buildings, edge to edge where they touch."""
-    from affine import Affine
-    from rasterio.features import rasterize
-    from rasterio.features import shapes as trace
-
-    x_min, y_min, x_max, y_max = shapely.total_bounds(np.array(polygons))
-    size = (int((y_max - y_min) / pixel) + 4, int((x_max - x_min) / pixel) + 4)
-    transform = Affine(pixel, 0, x_min - pixel, 0, -pixel, y_max + pixel)
-    numbered = [(p, i + 1) for i, p in enumerate(polygons)]
-    mask = rasterize(numbered, size, transform=transform, dtype="int32")
-    parts = {i: [] for i in range(len(polygons))}
-    for shape, value in trace(mask, mask > 0, transform=transform):
-        parts[int(value) - 1].append(shapely.geometry.shape(shape))
-    return [max(parts[i], key=lambda p: p.area) for i in range(len(polygons))]
-
-
 @pytest.mark.parametrize("crs", ["EPSG:32645", "EPSG:4326"])
 def test_terraces_share_one_wall_without_gap_or_overlap(crs):
     true, rows = terrace(np.random.default_rng(2))
@@ -277,7 +273,7 @@ def test_terraces_share_one_wall_without_gap_or_overlap(crs):
     assert block.geom_type == "Polygon"
     assert not block.interiors
     assert shapely.area(metric).sum() == pytest.approx(block.area, abs=1e-3)
-    for one, other in zip(metric, metric[1:], strict=False):
+    for one, other in pairwise(metric):
         shared = shapely.intersection(one, other)
         assert shared.length > 8
         wall = shapely.simplify(shapely.line_merge(shared), 0.01)
@@ -331,7 +327,9 @@ def test_what_does_not_fit_is_left_and_counted():
     star = Polygon(
         [
             (r * np.cos(a), r * np.sin(a))
-            for a, r in zip(np.linspace(0, 2 * np.pi, 24, endpoint=False), [12, 4] * 12, strict=True)
+            for a, r in zip(
+                np.linspace(0, 2 * np.pi, 24, endpoint=False), [12, 4] * 12, strict=True
+            )
         ]
     )
     layer = town([star, box(0, 0, 10, 8)])

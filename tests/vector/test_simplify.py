@@ -43,9 +43,7 @@ def test_distance_is_bounded_and_nothing_is_lost(seed, tolerance):
     assert len(result) == len(source)
     assert shapely.is_valid(result).all()
     assert shapely.hausdorff_distance(source, result, densify=0.5).max() <= tolerance * (1 + 1e-6)
-    assert (
-        shapely.get_num_interior_rings(result) == shapely.get_num_interior_rings(source)
-    ).all()
+    assert (shapely.get_num_interior_rings(result) == shapely.get_num_interior_rings(source)).all()
     assert (shapely.get_num_coordinates(result) <= shapely.get_num_coordinates(source)).all()
     before = shapely.union_all(source)
     after = shapely.union_all(result)
@@ -67,13 +65,15 @@ def test_it_drops_what_does_not_matter():
 
 
 def test_metres_are_metres_in_degrees():
-    source = shapely.transform(wavy_coverage(3), lambda xy: xy + (350_000, 3_057_000))
+    source = shapely.transform(wavy_coverage(3), lambda xy: xy + np.array([350_000, 3_057_000]))
     layer = gpd.GeoDataFrame(geometry=source, crs=UTM).to_crs("EPSG:4326")
     result = simplify(layer, 1.0)
     assert shapely.coverage_is_valid(outlines(result)) == shapely.coverage_is_valid(outlines(layer))
     moved = outlines(result.to_crs(UTM))
     assert 0.4 < shapely.hausdorff_distance(source, moved).max() <= 1.002
-    assert shapely.get_num_coordinates(moved).sum() < 0.6 * shapely.get_num_coordinates(source).sum()
+    assert (
+        shapely.get_num_coordinates(moved).sum() < 0.6 * shapely.get_num_coordinates(source).sum()
+    )
 
 
 def test_shared_walls_stay_shared():
@@ -113,7 +113,10 @@ def test_small_houses_never_collapse():
 def test_columns_and_order_survive_and_areas_are_new():
     layer = gpd.GeoDataFrame(
         {"id": [4, 2], "area_m2": [0.0, 0.0], "name": ["a", "b"]},
-        geometry=[box(350_000, 3_057_000, 350_010, 3_057_010), box(350_020, 3_057_000, 350_030, 3_057_005)],
+        geometry=[
+            box(350_000, 3_057_000, 350_010, 3_057_010),
+            box(350_020, 3_057_000, 350_030, 3_057_005),
+        ],
         crs=UTM,
     )
     result = simplify(layer, 0.5)
