@@ -15,7 +15,7 @@ Frame: metres on the ground (`metric`), angles counter-clockwise from east.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -67,12 +67,12 @@ METHODS: tuple[str, ...] = get_args(Method)
 DEFAULT_TOLERANCE_M = 1.0
 """Metres; about how far outlines from imagery of 0.3 m are off."""
 
-BREAK_SHARE = 0.35
+BREAK_SHARE = 0.55
 """Between places where walls may end, an outline is this share of the tolerance straight."""
-PRICE = 0.25
+PRICE = 0.4
 """Price of a wall, times the tolerance cubed. Two walls more are worth their price where they bring
 the outline of a wall of 10 m, on average over its length, a third of a tolerance nearer."""
-SHORTEST_SHARE = 0.75
+SHORTEST_SHARE = 1.0
 """No wall is shorter than this share of the tolerance."""
 FINE = 0.4
 """Second attempts have walls of this share of the length, and of its cube in price."""
@@ -80,12 +80,15 @@ FREE_WALL = 1.5
 """A wall with a direction of its own costs this much more than one of a given direction."""
 CIRCLE_WALLS = 6.0
 """A circle costs as much as this many walls: a small square with worn corners is no circle."""
-EXTRA_WALLS = 2.0
+EXTRA_WALLS = 4.0
 """What diagonals, and directions of its own, have to save before a building gets them."""
-LEFT_TO_GAIN = 1.5
-"""Other methods are tried where right angles leave distances worth this many walls."""
+FEWEST_WALLS = 4
+"""Of what is cheaper than right angles."""
+SWING_SHARE = 0.15
+"""A building that turns by less than this share of the tolerance at its ends keeps its cuts."""
 NEAR_M = 25.0
 """Buildings this near to each other tend to face the same way."""
+RIGHT_ANGLES = QUARTER * np.array([0.0, 1.0])
 EIGHTHS = QUARTER * np.array([0.0, 0.5, 1.0, 1.5])
 """Directions of walls at right angles and of diagonals."""
 SAME_WAY = np.radians(8.0)
@@ -219,7 +222,7 @@ class _Buildings:
         price = np.full(len(self.rings), self.price * detail**3)
         shortest = np.full(len(self.rings), SHORTEST_SHARE * self.tolerance_m * detail)
         if angles is None:
-            return cut_anywhere(self.rings, rings, price=FREE_WALL * price, shortest=shortest)
+            return cut_anywhere(self.rings, rings, price=price, shortest=shortest)
         return cut_at_directions(
             self.rings,
             rings,
@@ -245,8 +248,11 @@ class _Buildings:
         polygons = self.build(walls, meet)[index]
         farthest = np.zeros(len(which))
         np.maximum.at(farthest, self.owner, farthest_from_walls(self.rings, walls, meet))
-        cost = self._per_building(np.nan_to_num(walls.cost, posinf=1e9))[index]
+        cost = self.per_building(np.nan_to_num(walls.cost, posinf=1e9))[index]
         cost = cost + extra * self.price
+        if kind == "any-angle":
+            count = np.bincount(self.owner[walls.ring], minlength=len(which))[index]
+            cost = cost + (FREE_WALL - 1) * self.price * count
         better = self._accept(index, polygons, cost, farthest[index], kind, anyhow=anyhow)
         self.choice[better] = len(self.walls)
         self.walls.append((walls, offset))
@@ -263,13 +269,13 @@ class _Buildings:
     def offer_circles(self, which: Mask) -> None:
         """The same for circles."""
         circles, square = fit_circles(self.rings, self.first_ring, self.tolerance_m)
-        cost = self._per_building(square + CIRCLE_WALLS * self.price)
+        cost = self.per_building(square + CIRCLE_WALLS * self.price)
         index = np.flatnonzero(which & (cost < self.cost))
         farthest = np.full(len(index), np.inf)
         better = self._accept(index, circles[index], cost[index], farthest, "circle", anyhow=False)
         self.choice[better] = -1
 
-    def _per_building(self, values: Floats) -> Floats:
+    def per_building(self, values: Floats) -> Floats:
         """(n,) sums over the rings of each building."""
         return np.asarray(np.bincount(self.owner, values, len(self.source)), dtype=np.float64)
 
@@ -361,40 +367,77 @@ def _try_walls(best: _Buildings, touching: Indices, method: str) -> None:
         best.offer(everything, best.cut(everything, None, 1.0), method, 0.0, anyhow=True)
         _try_finer(best, None, ["any-angle"])
         return
-    direction = _directions(best, touching)
-    square = direction[:, None] + np.array([0.0, QUARTER])
-    first = best.cut(everything, square, 1.0)
-    group = components(len(best.source), _facing_same(direction, touching))
-    turned = refine_directions(best.rings, first, direction[best.owner], group[best.owner])
-    direction[best.owner] = turned
-    square = direction[:, None] + np.array([0.0, QUARTER])
-    walls = best.cut(everything, square, 1.0)
+    facing = _Facing.of(best, touching)
+    walls = facing.cut(best, everything, RIGHT_ANGLES)
     best.offer(everything, walls, "right-angles", 0.0, anyhow=False)
     if method == "right-angles":
-        _try_finer(best, square, ["right-angles"])
+        _try_finer(best, facing.angle[:, None] + RIGHT_ANGLES, ["right-angles"])
         return
-    if method == "auto":
-        best.offer_circles(everything)
-    half = direction[:, None] + EIGHTHS
-    left = _left_to_gain(best, walls)
-    first = best.cut(left, half, 1.0)
-    # Right angles alone were turned by what they made of diagonals.
-    turned = refine_directions(best.rings, first, direction[best.owner], group[best.owner])
-    direction[best.owner] = turned
-    half = direction[:, None] + EIGHTHS
-    best.offer(left, best.cut(left, half, 1.0), "diagonals", EXTRA_WALLS, anyhow=False)
     if method == "diagonals":
-        _try_finer(best, half, ["diagonals"])
+        best.offer(everything, facing.cut(best, everything, EIGHTHS), method, 0.0, anyhow=False)
+        _try_finer(best, facing.angle[:, None] + EIGHTHS, ["diagonals"])
         return
-    left &= _left_to_gain(best, walls)
-    best.offer(left, best.cut(left, None, 1.0), "any-angle", EXTRA_WALLS, anyhow=False)
-    _try_finer(best, square, ["right-angles", "any-angle"])
+    best.offer_circles(everything)
+    left = best.cost > (FEWEST_WALLS + EXTRA_WALLS) * best.price
+    free = best.cut(left, None, 1.0)
+    # Walls of any direction at the price of given ones: nothing with diagonals costs less.
+    bound = best.per_building(free.cost)
+    left &= best.cost > bound + EXTRA_WALLS * best.price
+    squares = facing.angle[:, None] + RIGHT_ANGLES
+    best.offer(left, facing.cut(best, left, EIGHTHS), "diagonals", EXTRA_WALLS, anyhow=False)
+    best.offer(left, _only(free, left[best.owner]), "any-angle", EXTRA_WALLS, anyhow=False)
+    _try_finer(best, squares, ["right-angles", "any-angle"])
 
 
-def _left_to_gain(best: _Buildings, walls: Walls) -> Mask:
-    """(n,) whether another method could describe a building for less than walls at right angles."""
-    count = np.bincount(best.owner[walls.ring], minlength=len(best.source))
-    return (best.cost > (count + LEFT_TO_GAIN) * best.price) | (best.cost > 10 * best.price)
+@dataclass(slots=True, eq=False)
+class _Facing:
+    """Which way buildings face, and which of them turn together."""
+
+    angle: Floats
+    """(n,) radians."""
+    group: Indices
+    """(n,) number of those that face the same way because they touch."""
+
+    @classmethod
+    def of(cls, best: _Buildings, touching: Indices) -> _Facing:
+        """The directions of buildings whose walls are not known yet."""
+        angle = _directions(best, touching)
+        return cls(angle, components(len(angle), _facing_same(angle, touching)))
+
+    def cut(self, best: _Buildings, which: Mask, steps: Floats) -> Walls:
+        """Walls in directions that differ by steps, after a turn to what a first cut tells."""
+        walls = best.cut(which, self.angle[:, None] + steps, 1.0)
+        before = self.angle.copy()
+        self.angle[best.owner] = refine_directions(
+            best.rings, walls, self.angle[best.owner], self.group[best.owner]
+        )
+        turn = self.angle - before
+        # A turn that moves nothing by much changes no wall's ends.
+        swing = np.abs(turn) * np.sqrt(shapely.area(best.source))
+        again = which & (swing > SWING_SHARE * best.tolerance_m)
+        kept = _only(walls, ~again[best.owner])
+        kept = replace(kept, angle=kept.angle + turn[best.owner[kept.ring]])
+        return _together(kept, best.cut(again, self.angle[:, None] + steps, 1.0))
+
+
+def _only(walls: Walls, rings: Mask) -> Walls:
+    """The walls of some of the (R,) rings."""
+    mine = rings[walls.ring]
+    cost = np.where(rings, walls.cost, np.inf)
+    return Walls(walls.ring[mine], walls.start[mine], walls.end[mine], walls.angle[mine], cost)
+
+
+def _together(one: Walls, other: Walls) -> Walls:
+    """The walls of different rings, in ring order."""
+    pairs = zip(
+        (one.ring, one.start, one.end, one.angle),
+        (other.ring, other.start, other.end, other.angle),
+        strict=True,
+    )
+    ring, start, end, angle = (np.concatenate(pair) for pair in pairs)
+    order = np.lexsort((start, ring))
+    cost = np.minimum(one.cost, other.cost)
+    return Walls(ring[order], start[order], end[order], angle[order], cost)
 
 
 def _try_finer(best: _Buildings, angles: Floats | None, kinds: Sequence[str]) -> None:

@@ -113,18 +113,18 @@ def find_rings(
         np.asarray(first, dtype=np.intp),
         breakpoints,
         first_break,
-        _moments(local, ring)[breakpoints],
+        _moments(local, ring, breakpoints),
     )
 
 
-def _moments(points: Floats, ring: Indices) -> Floats:
-    """(N, 7) integrals along the outline from the ring's start to each vertex; see `Rings`."""
+def _moments(points: Floats, ring: Indices, at: Indices) -> Floats:
+    """(M, 7) integrals along the outline from the ring's start to vertices; see `Rings`."""
     before = np.roll(points, 1, axis=0)
     inside = np.diff(ring, prepend=-1) == 0
     x0, y0 = before.T
     x1, y1 = points.T
     length = np.hypot(x1 - x0, y1 - y0)
-    pieces = np.column_stack(
+    pieces = np.stack(
         [
             length,
             length * (x0 + x1) / 2,
@@ -135,10 +135,10 @@ def _moments(points: Floats, ring: Indices) -> Floats:
             (x0 + x1) / 2 * (y1 - y0),
         ]
     )
-    pieces[~inside] = 0.0
-    total = np.cumsum(pieces, axis=0)
+    pieces[:, ~inside] = 0.0
+    total = np.cumsum(pieces, axis=1)
     starts = np.flatnonzero(~inside)
-    return np.asarray(total - total[starts][np.cumsum(~inside) - 1])
+    return np.asarray((total[:, at] - total[:, starts[ring[at]]]).T)
 
 
 def cut_at_directions(
@@ -373,10 +373,9 @@ def _best_other(best: Floats) -> Floats:
         return best
     if kinds == 2:
         return best[..., ::-1]
-    others = np.empty_like(best)
-    for kind in range(kinds):
-        others[..., kind] = np.delete(best, kind, axis=-1).min(axis=-1)
-    return others
+    least = best.argmin(axis=-1)[..., None] == np.arange(kinds)
+    second = np.where(least, np.inf, best).min(axis=-1, keepdims=True)
+    return np.asarray(np.where(least, second, best.min(axis=-1, keepdims=True)))
 
 
 def wall_offsets(rings: Rings, walls: Walls) -> Floats:
