@@ -81,26 +81,27 @@ def _edges(polygons: Polygons, base: Floats) -> tuple[Floats, NDArray[np.intp]]:
 
 def _common(a: Floats, first_a: NDArray[np.intp], b: Floats, first_b: NDArray[np.intp]) -> Floats:
     """(n,) common areas of polygons whose edges start where ``first_a`` and ``first_b`` say."""
-    count_a, count_b = np.diff(first_a), np.diff(first_b)
-    size = count_a * count_b
+    polygons = len(first_a) - 1
+    edge = np.arange(first_a[0], first_a[-1])
+    owner = np.repeat(np.arange(polygons), np.diff(first_a))
     # Every edge of the one with every edge of the other.
-    pair = np.repeat(np.arange(len(size)), size)
-    place = np.arange(len(pair)) - np.repeat(np.cumsum(size) - size, size)
-    row = place // count_b[pair]
-    i = first_a[pair] + row
-    j = first_b[pair] + place - row * count_b[pair]
-    left = np.maximum(a[i, 0], b[j, 0])
-    right = np.minimum(a[i, 1], b[j, 1])
+    others = np.diff(first_b)[owner]
+    row = np.repeat(edge - first_a[0], others)
+    j = np.arange(len(row)) - np.repeat(np.cumsum(others) - others - first_b[owner], others)
+    left = np.maximum(a[edge, 0][row], b[:, 0].copy()[j])
+    right = np.minimum(a[edge, 1][row], b[:, 1].copy()[j])
     meet = np.flatnonzero(right > left)
-    i, j, pair, left = i[meet], j[meet], pair[meet], left[meet]
+    i, j, left = edge[row[meet]], j[meet], left[meet]
     width = right[meet] - left
-    one_left = a[i, 2] + a[i, 3] * (left - a[i, 0])
-    other_left = b[j, 2] + b[j, 3] * (left - b[j, 0])
+    start_a, _, y_a, slope_a, sign_a = a[i].T
+    start_b, _, y_b, slope_b, sign_b = b[j].T
+    one_left = y_a + slope_a * (left - start_a)
+    other_left = y_b + slope_b * (left - start_b)
     above_left = one_left - other_left
-    above_right = above_left + (a[i, 3] - b[j, 3]) * width
+    above_right = above_left + (slope_a - slope_b) * width
     # The lower one of two lines is the mean of both less half their distance, which changes its
     # sign where they cross.
-    middle = (one_left + other_left) / 2 + (a[i, 3] + b[j, 3]) * width / 4
+    middle = (one_left + other_left) / 2 + (slope_a + slope_b) * width / 4
     ends = np.abs(above_left) + np.abs(above_right)
     crosses = above_left * above_right < 0
     apart = np.where(
@@ -108,5 +109,5 @@ def _common(a: Floats, first_a: NDArray[np.intp], b: Floats, first_b: NDArray[np
         (above_left**2 + above_right**2) / np.where(crosses, ends, 1.0),
         ends,
     )
-    area = a[i, 4] * b[j, 4] * width * (middle - apart / 4)
-    return np.asarray(np.bincount(pair, area, len(size)), dtype=np.float64)
+    area = sign_a * sign_b * width * (middle - apart / 4)
+    return np.asarray(np.bincount(owner[row[meet]], area, polygons), dtype=np.float64)
