@@ -108,7 +108,8 @@ def regularize(
         layer: Polygons and multipolygons in any CRS; without one, the tolerance is in its units.
         method: One of `METHODS`; "auto" chooses for each building.
         tolerance_m: Metres on the ground, in any CRS. No outline moves farther (as a Hausdorff
-            distance at the vertices), and details smaller than it go.
+            distance at the vertices), and details smaller than it go; holes nowhere wider than it
+            close.
 
     Returns:
         The layer as `footprints.vector.read.clean_polygons` has it, with all its columns; before

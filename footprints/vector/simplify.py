@@ -17,12 +17,11 @@ import shapely
 from geopandas import GeoDataFrame
 from shapely import GeometryType
 
-from footprints.vector.agreement import common_area
 from footprints.vector.metric import MetricFrame
 from footprints.vector.outlines import Indices, Mask, Polygons
 from footprints.vector.read import clean_polygons
 from footprints.vector.result import check_metres, described
-from footprints.vector.touching import NO_AREA_M2, find_touching, match_edges
+from footprints.vector.touching import find_touching, match_edges, new_overlaps
 from footprints.vector.walls import Floats
 
 ATTEMPTS = 6
@@ -117,15 +116,9 @@ def _in_trouble(source: Polygons, thinned: Polygons) -> Mask:
     """(n,) polygons that collapsed, are invalid, or overlap others more than their sources did."""
     bad = shapely.is_missing(thinned) | ~shapely.is_valid(thinned)
     index = np.flatnonzero(~bad)
-    pairs = shapely.STRtree(thinned[index]).query(thinned[index], predicate="intersects").T
-    pairs = index[pairs[pairs[:, 0] < pairs[:, 1]]]
-    pairs = pairs[(thinned[pairs] != source[pairs]).any(axis=1)]
-    one, other = pairs.T
-    common = common_area(thinned[one], thinned[other])
-    more = common > NO_AREA_M2
-    pairs, common = pairs[more], common[more]
-    more = common > common_area(source[pairs[:, 0]], source[pairs[:, 1]]) + NO_AREA_M2
-    bad[pairs[more]] = True
+    # Vertices only go: as many of them are the same outline.
+    changed = shapely.get_num_coordinates(thinned) != shapely.get_num_coordinates(source)
+    bad[index[new_overlaps(source[index], thinned[index], changed[index])]] = True
     return np.asarray(bad)
 
 

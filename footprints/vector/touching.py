@@ -153,14 +153,8 @@ def settle_overlaps(
         (n,) polygons and (n,) True for those that are as their source.
     """
     fitted, back = fitted.copy(), back.copy()
-    while True:
-        pairs = shapely.STRtree(fitted).query(fitted, predicate="intersects").T
-        pairs = pairs[pairs[:, 0] < pairs[:, 1]]
-        pairs = pairs[~back[pairs].all(axis=1)]
-        common = common_area(fitted[pairs[:, 0]], fitted[pairs[:, 1]])
-        pairs, common = pairs[common > NO_AREA_M2], common[common > NO_AREA_M2]
-        before = common_area(source[pairs[:, 0]], source[pairs[:, 1]])
-        pairs = pairs[common > before + NO_AREA_M2]
+    for _ in range(ROUNDS):
+        pairs = new_overlaps(source, fitted, ~back)
         if not len(pairs):
             return fitted, back
         rank = np.lexsort((np.arange(len(iou)), iou, back))
@@ -176,3 +170,19 @@ def settle_overlaps(
         fitted[loser[sound]] = rest[sound]
         fitted[loser[~sound]] = source[loser[~sound]]
         back[loser[~sound]] = True
+    while len(pairs := new_overlaps(source, fitted, ~back)):
+        fitted[pairs.ravel()], back[pairs.ravel()] = source[pairs.ravel()], True
+    return fitted, back
+
+
+def new_overlaps(source: Polygons, fitted: Polygons, changed: Mask) -> Indices:
+    """(p, 2) pairs, one of them changed, that share ground though their sources had none."""
+    pairs: Indices = shapely.STRtree(fitted).query(fitted, predicate="intersects").T
+    pairs = pairs[(pairs[:, 0] < pairs[:, 1]) & changed[pairs].any(axis=1)]
+    common = common_area(fitted[pairs[:, 0]], fitted[pairs[:, 1]])
+    pairs, common = pairs[common > NO_AREA_M2], common[common > NO_AREA_M2]
+    one, other = source[pairs[:, 0]], source[pairs[:, 1]]
+    before = common_area(one, other)
+    on_purpose = before > SHARED_SHARE * np.minimum(shapely.area(one), shapely.area(other))
+    found: Indices = pairs[(common > before + NO_AREA_M2) & ~on_purpose]
+    return found
