@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     __version__: str
     from footprints.pipeline import finish, predict
     from footprints.training import train
+    from footprints.vector.regularize import regularize
+    from footprints.vector.simplify import simplify
 
 _HOMES = {
     "FootprintsError": "footprints.errors",
@@ -35,7 +37,9 @@ _HOMES = {
     "load_detector": "footprints.model.detector",
     "merge_layers": "footprints.merging",
     "predict": "footprints.pipeline",
+    "regularize": "footprints.vector.regularize",
     "save_overlay": "footprints.pictures",
+    "simplify": "footprints.vector.simplify",
     "train": "footprints.training",
 }
 
@@ -52,7 +56,9 @@ __all__ = [
     "load_detector",
     "merge_layers",
     "predict",
+    "regularize",
     "save_overlay",
+    "simplify",
     "train",
 ]
 

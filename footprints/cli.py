@@ -54,7 +54,6 @@ Pixels = Annotated[
     ),
 ]
 
-
 Output = Annotated[
     str,
     typer.Option(
@@ -82,6 +81,22 @@ OutCrs = Annotated[str | None, typer.Option(help="CRS of the layer; default: the
 Keypoints = Annotated[
     str | None,
     typer.Option(help="Also write the keypoints, for weights that find some: a point layer."),
+]
+Regularize = Annotated[
+    str | None,
+    typer.Option(
+        help="Straight walls: auto, right-angles, diagonals, any-angle or circle; default: "
+        "outlines as they are traced."
+    ),
+]
+Tolerance = Annotated[
+    float | None, typer.Option(help="Metres that regularised outlines may move; default: 1.")
+]
+Simplify = Annotated[
+    float | None,
+    typer.Option(
+        "--simplify", help="Drop vertices; no outline moves farther than this many metres."
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 
@@ -123,6 +138,9 @@ def predict(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
     confidence: Confidence = None,
     min_area: MinArea = 4.0,
+    regularize: Regularize = None,
+    tolerance: Tolerance = None,
+    simplify: Simplify = None,
     chip_size: Annotated[
         int | None,
         typer.Option(
@@ -184,6 +202,9 @@ def predict(
         detector=detector,
         confidence=confidence,
         min_area_m2=min_area,
+        regularize=regularize,
+        tolerance_m=tolerance,
+        simplify_m=simplify,
         chip_size=chip_size,
         overlap=overlap,
         batch_size=batch_size,
@@ -218,6 +239,9 @@ def finish(
     output: Output,
     confidence: Confidence = None,
     min_area: MinArea = 4.0,
+    regularize: Regularize = None,
+    tolerance: Tolerance = None,
+    simplify: Simplify = None,
     overlaps: Overlaps = None,
     out_crs: OutCrs = None,
     keypoints: Keypoints = None,
@@ -239,6 +263,9 @@ def finish(
         keypoints=keypoints,
         confidence=confidence,
         min_area_m2=min_area,
+        regularize=regularize,
+        tolerance_m=tolerance,
+        simplify_m=simplify,
         overlaps=overlaps,
         out_crs=out_crs,
         overwrite=overwrite,
@@ -246,6 +273,56 @@ def finish(
     )
     if not quiet:
         _print_sum(layer, output, start, "buildings" if layer.crs is not None else "objects")
+
+
+@app.command()
+def regularize(
+    source: Annotated[Path, typer.Argument(help="Polygon layer.")],
+    output: Output,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="right-angles; diagonals: those and 45 degrees; any-angle; circle; auto: what "
+            "describes each building best; none: leaves it to --simplify."
+        ),
+    ] = "auto",
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="Metres that an outline may move, in any CRS; smaller details go. Default: 1."
+        ),
+    ] = None,
+    simplify: Simplify = None,
+    pixels: Pixels = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Give the buildings of a layer straight walls, shared where they touch.
+
+    Example: footprints regularize town.gpkg -o straight.gpkg --method right-angles --tolerance 1
+    """
+    _configure(quiet=quiet, verbose=verbose)
+    from footprints.vector.postgis import shown
+    from footprints.vector.read import read_layer
+    from footprints.vector.result import summary
+    from footprints.vector.straighten import check_options, straighten
+    from footprints.vector.write import check_output, write_layer
+
+    start = time.perf_counter()
+    chosen = None if method == "none" else method
+    check_options(chosen, tolerance, simplify)
+    check_output(output, overwrite=overwrite)
+    before = read_layer(source, needs_crs=not pixels)
+    if pixels:
+        before = before.set_crs(None, allow_override=True)
+    after = straighten(before, method=chosen, tolerance_m=tolerance, simplify_m=simplify)
+    write_layer(after, output, overwrite=overwrite)
+    if not quiet:
+        counts = [f"{len(after):,} buildings", f"{len(before) - len(after):,} lost"]
+        if chosen is not None:
+            counts.append(summary(after))
+        print(f"{', '.join(counts)}, {time.perf_counter() - start:.1f} s, {shown(output)}")
 
 
 @app.command()
@@ -403,6 +480,10 @@ def _print_sum(layer: GeoDataFrame, output: str, start: float, things: str) -> N
         f"{len(layer):,} {things}, {layer['area_m2'].sum():,.0f} {unit}, {seconds:.1f} s, "
         f"{shown(output)}"
     )
+    if "regularized" in layer:
+        from footprints.vector.result import summary
+
+        print(f"regularised: {summary(layer)}")
 
 
 def _configure(*, quiet: bool, verbose: bool) -> None:

@@ -1,6 +1,7 @@
 """The straight line: scenes in, one footprint layer out.
 
-raster -> grid -> chips -> instances -> outlines -> merged across seams -> placed -> written
+raster -> grid -> chips -> instances -> outlines -> merged across seams -> placed -> straightened ->
+written
 
 `predict` goes all the way; `finish` starts from outlines that an earlier `predict` kept.
 """
@@ -36,6 +37,7 @@ from footprints.vector.postgis import is_database
 from footprints.vector.read import GEOJSON_SUFFIXES
 from footprints.vector.scenes import attach_scenes, describe_scene, unite_seen
 from footprints.vector.snapping import snap_vertices
+from footprints.vector.straighten import check_options, straighten
 from footprints.vector.streaming import merge_rows
 from footprints.vector.wide_roofs import settle_wide_roofs
 from footprints.vector.write import check_output, write_layer
@@ -49,15 +51,29 @@ KEPT_CONFIDENCE = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wanted:
-    """What the layer is to be like; None leaves it to the detector."""
+    """What the layer is to be like; None leaves it to the detector. Checked when it is made."""
 
     output: str | Path | None
     keypoints: str | Path | None
     confidence: float | None
     min_area_m2: float
+    regularize: str | None
+    tolerance_m: float | None
+    simplify_m: float | None
     overlaps: bool | None
     crs: CRS | None
     overwrite: bool
+
+    def __post_init__(self) -> None:
+        for path in (self.output, self.keypoints):
+            if path is not None:
+                check_output(path, overwrite=self.overwrite)
+        if self.confidence is not None and not 0 <= self.confidence <= 1:
+            raise ConfigError(f"confidence must be in [0, 1], got {self.confidence}")
+        if not 0 <= self.min_area_m2 < math.inf:
+            raise ConfigError(f"min area must be finite and not negative, got {self.min_area_m2}")
+        check_options(self.regularize, self.tolerance_m, self.simplify_m)
+        _check_geojson_crs(self.output, self.crs)
 
 
 def predict(
@@ -71,6 +87,9 @@ def predict(
     device: str | torch.device | None = None,
     confidence: float | None = None,
     min_area_m2: float = 4.0,
+    regularize: str | None = None,
+    tolerance_m: float | None = None,
+    simplify_m: float | None = None,
     chip_size: int | None = None,
     overlap: int | None = None,
     batch_size: int = 2,
@@ -100,6 +119,12 @@ def predict(
         confidence: Buildings below it are left out, 0 to 1; None takes the detector's own.
         min_area_m2: Buildings smaller than this are left out, in square metres on the ground (in
             square pixels with ``pixels``).
+        regularize: Method that gives buildings straight walls, as for
+            `footprints.vector.regularize.regularize`; None leaves outlines as they were traced.
+        tolerance_m: Metres that regularised outlines may move (pixels with ``pixels``); None takes
+            the method's own.
+        simplify_m: Metres that outlines may move when vertices are dropped, in the end; None drops
+            none.
         chip_size: Side of a chip in pixels at the detector's ground resolution; None takes the
             detector's own. Detectors of photographs see a picture whole, resized to their size;
             a chip size cuts it into chips of its own pixels instead.
@@ -123,8 +148,8 @@ def predict(
         two scenes have the same name.
 
     Raises:
-        ConfigError: A number is out of range, a CRS unknown, or keypoints asked of a detector that
-            finds none.
+        ConfigError: A number is out of range, a CRS or method unknown, or keypoints asked of a
+            detector that finds none.
         RasterError: A scene is missing, unreadable or without georeference.
         BandError: A scene has fewer bands than the detector takes.
         ChipSizeError: Chip size and overlap do not fit together, or an overlap is given for
@@ -136,7 +161,18 @@ def predict(
     Warns:
         OrientationWarning: A photograph is stored turned; it is read as it is stored.
     """
-    wanted = _want(output, keypoints, confidence, min_area_m2, overlaps, out_crs, overwrite)
+    wanted = _Wanted(
+        output=output,
+        keypoints=keypoints,
+        confidence=confidence,
+        min_area_m2=min_area_m2,
+        regularize=regularize,
+        tolerance_m=tolerance_m,
+        simplify_m=simplify_m,
+        overlaps=overlaps,
+        crs=_parse_crs(out_crs),
+        overwrite=overwrite,
+    )
     if keep is not None:
         check_run_place(Path(keep), overwrite=overwrite)
     paths = [scenes] if isinstance(scenes, str | Path) else list(scenes)
@@ -206,6 +242,9 @@ def finish(
     keypoints: str | Path | None = None,
     confidence: float | None = None,
     min_area_m2: float = 4.0,
+    regularize: str | None = None,
+    tolerance_m: float | None = None,
+    simplify_m: float | None = None,
     overlaps: bool | None = None,
     out_crs: str | CRS | None = None,
     overwrite: bool = False,
@@ -219,6 +258,9 @@ def finish(
         keypoints: Likewise.
         confidence: Likewise.
         min_area_m2: Likewise.
+        regularize: Likewise.
+        tolerance_m: Likewise.
+        simplify_m: Likewise.
         overlaps: Likewise.
         out_crs: Likewise.
         overwrite: Likewise.
@@ -232,7 +274,18 @@ def finish(
             ``confidence``.
         ConfigError, LayerError, OutputError: As for `predict`.
     """
-    wanted = _want(output, keypoints, confidence, min_area_m2, overlaps, out_crs, overwrite)
+    wanted = _Wanted(
+        output=output,
+        keypoints=keypoints,
+        confidence=confidence,
+        min_area_m2=min_area_m2,
+        regularize=regularize,
+        tolerance_m=tolerance_m,
+        simplify_m=simplify_m,
+        overlaps=overlaps,
+        crs=_parse_crs(out_crs),
+        overwrite=overwrite,
+    )
     kept = read_run(run)
     _check_keypoints(wanted, kept)
     threshold = kept.confidence if confidence is None else confidence
@@ -274,6 +327,9 @@ def _make_layer(scenes: Iterable[DetectedScene], run: KeptRun, wanted: _Wanted) 
             parameters={
                 "confidence": confidence,
                 "min_area_m2": wanted.min_area_m2,
+                "regularize": wanted.regularize,
+                "tolerance_m": wanted.tolerance_m,
+                "simplify_m": wanted.simplify_m,
                 "chip_size": fine.chips.size,
                 "overlap": fine.chips.overlap,
                 "bands": scene.bands,
@@ -286,7 +342,13 @@ def _make_layer(scenes: Iterable[DetectedScene], run: KeptRun, wanted: _Wanted) 
     if wanted.keypoints is not None:
         points = keypoint_layer(layer, run.keypoints)
         write_layer(points, wanted.keypoints, overwrite=wanted.overwrite, geometry="Point")
-    layer = snap_vertices(layer.drop(columns="keypoints", errors="ignore"))
+    layer = straighten(
+        layer.drop(columns="keypoints", errors="ignore"),
+        method=wanted.regularize,
+        tolerance_m=wanted.tolerance_m,
+        simplify_m=wanted.simplify_m,
+    )
+    layer = snap_vertices(layer)
     if wanted.output is not None:
         write_layer(layer, wanted.output, overwrite=wanted.overwrite)
     return layer
@@ -342,35 +404,6 @@ def _check_paths(paths: Sequence[str | Path]) -> None:
     path, count = Counter(map(str, paths)).most_common(1)[0]
     if count > 1:
         raise RasterError(f"{path} is given {count} times; name every scene once")
-
-
-def _want(
-    output: str | Path | None,
-    keypoints: str | Path | None,
-    confidence: float | None,
-    min_area_m2: float,
-    overlaps: bool | None,
-    out_crs: str | CRS | None,
-    overwrite: bool,
-) -> _Wanted:
-    for path in (output, keypoints):
-        if path is not None:
-            check_output(path, overwrite=overwrite)
-    if confidence is not None and not 0 <= confidence <= 1:
-        raise ConfigError(f"confidence must be in [0, 1], got {confidence}")
-    if not 0 <= min_area_m2 < math.inf:
-        raise ConfigError(f"min area must be finite and not negative, got {min_area_m2}")
-    crs = _parse_crs(out_crs)
-    _check_geojson_crs(output, crs)
-    return _Wanted(
-        output=output,
-        keypoints=keypoints,
-        confidence=confidence,
-        min_area_m2=min_area_m2,
-        overlaps=overlaps,
-        crs=crs,
-        overwrite=overwrite,
-    )
 
 
 def _check_keypoints(wanted: _Wanted, run: KeptRun) -> None:

@@ -500,7 +500,9 @@ def test_the_version_is_the_packages(folder):
     assert result.stdout == f"footprints {version('building-footprints')}\n"
 
 
-@pytest.mark.parametrize("command", ["predict", "train", "evaluate", "convert", "info"])
+@pytest.mark.parametrize(
+    "command", ["predict", "regularize", "train", "evaluate", "convert", "info"]
+)
 def test_every_command_has_help_with_an_example(command):
     result = run(command, "--help")
     assert result.exit_code == 0

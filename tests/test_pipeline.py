@@ -364,6 +364,37 @@ def test_small_buildings_are_left_out_by_their_area_on_the_ground(scene, town):
     assert len(predict(scene, town, min_area_m2=house_m2 * 0.95)) == len(TOWN)
 
 
+@pytest.mark.parametrize("layout", ["rotated", "in degrees"])
+def test_outlines_can_be_regularised_and_simplified(write, layout):
+    crs, transform = LAYOUTS[layout]
+    scene = write("a.tif", noise(), transform=transform, crs=crs)
+    town = on_ground(TOWN, transform)
+    layer = predict(
+        scene, detector_of(town), regularize="right-angles", tolerance_m=1.0, simplify_m=0.2
+    )
+    check_layer(layer)
+    assert set(layer["regularized"]) == {"right-angles"}
+    assert (layer["iou"] > 0.95).all()
+    assert sorted(shapely.get_num_coordinates(layer.geometry.to_numpy()))[-1] == 10
+    assert_finds(layer, town, iou=0.95)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        pytest.param({"regularize": "squares"}, "got 'squares'", id="unknown method"),
+        pytest.param({"regularize": "auto", "tolerance_m": 0}, "tolerance must be", id="no metres"),
+        pytest.param({"tolerance_m": 1.0}, "name a method", id="tolerance of nothing"),
+        pytest.param({"simplify_m": -1}, "simplify must be", id="negative metres"),
+    ],
+)
+def test_bad_ways_to_straighten_are_refused_before_the_work(scene, options, words):
+    watched = WatchedBuildings([], input_spec=detector_of([]).input_spec)
+    with pytest.raises(ConfigError, match=words):
+        predict(scene, watched, **options)
+    assert not watched.shown
+
+
 def test_bands_are_those_asked_for(write, town):
     pixels = np.concatenate([np.full((1, HEIGHT, WIDTH), 50), noise()]).astype(np.uint8)
     watched = WatchedBuildings(town.polygons)

@@ -57,6 +57,8 @@ SHAPEFILE_COLUMNS = {
     "cut": "cut",
     "source": "source",
     "model": "model",
+    "regularized": "regular",
+    "iou": "iou",
 }
 """Layer column to Shapefile column. Other columns keep their name, which must be short enough."""
 

@@ -1,0 +1,42 @@
+"""What regularising and simplifying have in common: options, and the layer with other outlines."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from geopandas import GeoDataFrame
+
+from footprints.errors import ConfigError
+from footprints.vector.layer import areas_m2
+from footprints.vector.outlines import Polygons
+
+UNCHANGED = "source"
+"""What the column ``regularized`` says where no fit stays within the tolerance."""
+POOR_IOU = 0.8
+"""Results that agree less with their source are counted."""
+
+
+def check_metres(value: float, name: str) -> None:
+    """Refuse a distance that is not a positive number.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not 0 < value < math.inf:
+        raise ConfigError(f"{name} must be a positive number of metres, got {value}")
+
+
+def summary(layer: GeoDataFrame) -> str:
+    """One line about a regularised layer: how many fell back, and how many agree little."""
+    back = int((layer["regularized"] == UNCHANGED).sum())
+    poor = int((layer["iou"] < POOR_IOU).sum())
+    return f"{back:,} left as they were, {poor:,} with IoU below {POOR_IOU}"
+
+
+def described(layer: GeoDataFrame, polygons: Polygons, **columns: object) -> GeoDataFrame:
+    """A layer with other outlines, their areas, and further columns before the geometry."""
+    kept = layer.drop(columns=[layer.geometry.name, *columns], errors="ignore")
+    if "area_m2" in kept:
+        kept["area_m2"] = np.round(areas_m2(polygons, layer.crs), 2)
+    return GeoDataFrame(kept.assign(**columns), geometry=polygons, crs=layer.crs)

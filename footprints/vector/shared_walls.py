@@ -1,0 +1,129 @@
+"""Walls of touching buildings that are one wall become one line.
+
+That is a wall between two rooms, which both outlines follow, and a front that goes on from one
+house to the next. Frame: metres, relative to each ring's origin, which lie in a common plane.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from footprints.vector.metric import components
+from footprints.vector.outlines import Indices
+from footprints.vector.walls import Floats, Rings, Walls
+
+PARALLEL = np.sin(np.radians(20.0))
+"""Walls of one line differ by less; beyond, what is shared is no wall of both."""
+BESIDE_SHARE = 0.5
+"""Walls of one line lie within this share of the tolerance."""
+
+
+def share_walls(
+    rings: Rings,
+    walls: Walls,
+    offset: Floats,
+    owner: Indices,
+    touching: Indices,
+    tolerance_m: float,
+) -> tuple[Walls, Floats]:
+    """Put walls that belong together onto common lines.
+
+    Args:
+        rings: R rings.
+        walls: W walls of some of them.
+        offset: (W,) as `wall_offsets` gives them.
+        owner: (R,) building of each ring.
+        touching: (p, 2) buildings that touch.
+        tolerance_m: Metres; walls farther apart stay apart.
+
+    Returns:
+        The walls with new directions, and their offsets. The longest wall of a line gives its
+        direction, all of them its place.
+    """
+    building = owner[walls.ring]
+    one, other = _pairs_of_walls(building, touching)
+    cos, sin = np.cos(walls.angle), np.sin(walls.angle)
+    along = np.column_stack([cos, sin])
+    normal = np.column_stack([-sin, cos])
+    ends = [
+        _on_line(rings, walls.ring, rings.breakpoints[at], along, normal, offset)
+        for at in (walls.start, walls.end)
+    ]
+    middle = (ends[0] + ends[1]) / 2
+    length = np.hypot(*(ends[1] - ends[0]).T)
+
+    swap = length[one] < length[other]
+    one, other = np.where(swap, other, one), np.where(swap, one, other)
+    turn = np.abs(cos[one] * sin[other] - sin[one] * cos[other])
+    beside = np.abs(((middle[other] - middle[one]) * normal[one]).sum(axis=1))
+    reach = [((end[other] - middle[one]) * along[one]).sum(axis=1) for end in ends]
+    gap = np.maximum(np.minimum(*reach), -length[one] / 2) - np.minimum(
+        np.maximum(*reach), length[one] / 2
+    )
+    joined = (turn < PARALLEL) & (beside < BESIDE_SHARE * tolerance_m) & (gap < tolerance_m)
+    # Walls that only continue one another are one line where they are nearly parallel.
+    joined &= (gap < 0) | (turn < PARALLEL / 3)
+    if not joined.any():
+        return walls, offset
+    return _onto_lines(
+        rings, walls, offset, np.column_stack([one, other])[joined], middle, length, tolerance_m
+    )
+
+
+def _onto_lines(
+    rings: Rings,
+    walls: Walls,
+    offset: Floats,
+    pairs: Indices,
+    middle: Floats,
+    length: Floats,
+    tolerance_m: float,
+) -> tuple[Walls, Floats]:
+    line = components(len(length), pairs)
+    lines = int(line.max()) + 1
+    order = np.lexsort((length, line))
+    leader = order[np.append(np.flatnonzero(np.diff(line[order])), len(order) - 1)]
+    angle = walls.angle[leader]
+    normal = np.column_stack([-np.sin(angle), np.cos(angle)])
+    place = ((middle - middle[leader[line]]) * normal[line]).sum(axis=1)
+    mean = np.bincount(line, length * place, lines) / np.maximum(
+        np.bincount(line, length, lines), 1e-12
+    )
+    several = np.bincount(line, minlength=lines)[line] > 1
+    # A chain of small steps, as along a bent street, is no line.
+    moved = several & (np.abs(place - mean[line]) < BESIDE_SHARE * tolerance_m)
+    new_angle = angle[line]
+    backwards = np.cos(new_angle - walls.angle) < 0
+    new_angle = np.where(backwards, new_angle + np.pi, new_angle)
+    distance = (middle[leader] * normal).sum(axis=1) + mean
+    at_origin = (rings.origin[walls.ring] * normal[line]).sum(axis=1)
+    new_offset = np.where(backwards, -1, 1) * (distance[line] - at_origin)
+    return (
+        replace(walls, angle=np.where(moved, new_angle, walls.angle)),
+        np.where(moved, new_offset, offset),
+    )
+
+
+def _pairs_of_walls(building: Indices, touching: Indices) -> tuple[Indices, Indices]:
+    """Every wall of the one building with every wall of the other, for each touching pair."""
+    count = int(max(building.max(initial=-1), touching.max(initial=-1))) + 1
+    order = np.argsort(building, kind="stable")
+    first = np.searchsorted(building[order], np.arange(count + 1))
+    walls = np.diff(first)
+    a, b = touching.T
+    size = walls[a] * walls[b]
+    pair = np.repeat(np.arange(len(touching)), size)
+    place = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
+    across = np.maximum(walls[b][pair], 1)
+    return order[first[a][pair] + place // across], order[first[b][pair] + place % across]
+
+
+def _on_line(
+    rings: Rings, ring: Indices, vertex: Indices, along: Floats, normal: Floats, offset: Floats
+) -> Floats:
+    """(W, 2) the places in the plane where lines pass vertices."""
+    point = rings.points[vertex]
+    reach = (point * along).sum(axis=1, keepdims=True)
+    return np.asarray(rings.origin[ring] + reach * along + offset[:, None] * normal)

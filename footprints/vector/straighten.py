@@ -1,0 +1,59 @@
+"""The last step of a layer's outlines: regularised, then simplified, or neither."""
+
+from __future__ import annotations
+
+from geopandas import GeoDataFrame
+
+from footprints.errors import ConfigError
+from footprints.vector.regularize import DEFAULT_TOLERANCE_M, check_method, regularize
+from footprints.vector.result import check_metres
+from footprints.vector.simplify import simplify
+
+
+def check_options(method: str | None, tolerance_m: float | None, simplify_m: float | None) -> None:
+    """Find out before the work starts whether `straighten` can do what is asked.
+
+    Raises:
+        ConfigError: The method is unknown, a distance is not a positive number, or there is a
+            tolerance without a method.
+    """
+    if method is not None:
+        check_method(method)
+    elif tolerance_m is not None:
+        raise ConfigError(
+            f"tolerance {tolerance_m} is of regularisation; name a method with --regularize, or "
+            "leave out --tolerance"
+        )
+    if tolerance_m is not None:
+        check_metres(tolerance_m, "tolerance")
+    if simplify_m is not None:
+        check_metres(simplify_m, "simplify")
+
+
+def straighten(
+    layer: GeoDataFrame,
+    *,
+    method: str | None = None,
+    tolerance_m: float | None = None,
+    simplify_m: float | None = None,
+) -> GeoDataFrame:
+    """Regularise a layer, then simplify it.
+
+    Args:
+        layer: Polygons in any CRS.
+        method: As for `regularize`; None does not.
+        tolerance_m: Metres; None takes the default.
+        simplify_m: Metres; None does not.
+
+    Returns:
+        The layer; see `regularize` and `simplify`.
+
+    Raises:
+        ConfigError: As `check_options`.
+        LayerError: Coordinates lie where the layer's CRS is not defined.
+    """
+    check_options(method, tolerance_m, simplify_m)
+    if method is not None:
+        tolerance = DEFAULT_TOLERANCE_M if tolerance_m is None else tolerance_m
+        layer = regularize(layer, method, tolerance)
+    return layer if simplify_m is None else simplify(layer, simplify_m)
