@@ -91,7 +91,7 @@ NEAR_M = 25.0
 RIGHT_ANGLES = QUARTER * np.array([0.0, 1.0])
 EIGHTHS = QUARTER * np.array([0.0, 0.5, 1.0, 1.5])
 """Directions of walls at right angles and of diagonals."""
-SAME_WAY = np.radians(8.0)
+SAME_WAY = np.radians(2.5)
 """Touching buildings that face within this of each other face the same way."""
 
 

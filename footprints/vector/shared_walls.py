@@ -15,9 +15,17 @@ from footprints.vector.outlines import Indices
 from footprints.vector.walls import Floats, Rings, Walls
 
 PARALLEL = np.sin(np.radians(20.0))
-"""Walls of one line differ by less; beyond, what is shared is no wall of both."""
-BESIDE_SHARE = 0.5
-"""Walls of one line lie within this share of the tolerance."""
+"""What two outlines follow together is a wall of both where their walls differ by less."""
+BESIDE_SHARE = 0.6
+"""Such walls lie within this share of the tolerance of each other."""
+COMMON_SHARE = 0.3
+"""Outlines follow each other over this share of the shorter wall, at least."""
+IN_LINE = np.sin(np.radians(4.0))
+IN_LINE_SHARE = 0.15
+"""Walls that go on from house to house differ by less than this angle and share of the tolerance:
+fronts that do step back by a brick or two stay as they are."""
+SAME_POINT_M = 1e-4
+"""Metres; vertices nearer to each other are the same."""
 
 
 def share_walls(
@@ -62,9 +70,11 @@ def share_walls(
     gap = np.maximum(np.minimum(*reach), -length[one] / 2) - np.minimum(
         np.maximum(*reach), length[one] / 2
     )
-    joined = (turn < PARALLEL) & (beside < BESIDE_SHARE * tolerance_m) & (gap < tolerance_m)
-    # Walls that only continue one another are one line where they are nearly parallel.
-    joined &= (gap < 0) | (turn < PARALLEL / 3)
+    in_line = (turn < IN_LINE) & (beside < IN_LINE_SHARE * tolerance_m) & (gap < tolerance_m)
+    near = (turn < PARALLEL) & (beside < BESIDE_SHARE * tolerance_m) & (gap < 0) & ~in_line
+    common = _common_lengths(rings, walls, one[near], other[near], along)
+    joined = in_line
+    joined[near] = common >= COMMON_SHARE * length[other[near]]
     if not joined.any():
         return walls, offset
     return _onto_lines(
@@ -104,6 +114,38 @@ def _onto_lines(
         replace(walls, angle=np.where(moved, new_angle, walls.angle)),
         np.where(moved, new_offset, offset),
     )
+
+
+def _common_lengths(
+    rings: Rings, walls: Walls, one: Indices, other: Indices, along: Floats
+) -> Floats:
+    """(p,) how far the runs of pairs of walls have vertices in common, in metres."""
+    if not len(one):
+        return np.zeros(0)
+    used, number = np.unique(np.concatenate([one, other]), return_inverse=True)
+    first, last = rings.breakpoints[walls.start[used]], rings.breakpoints[walls.end[used]]
+    count = last - first + 1
+    wall = np.repeat(np.arange(len(used)), count)
+    vertex = np.arange(len(wall)) - np.repeat(np.cumsum(count) - count - first, count)
+    points = rings.points[vertex] + rings.origin[walls.ring[used]][wall]
+    cells = np.round(points / SAME_POINT_M).astype(np.int64)
+    order = np.lexsort((cells[:, 1], cells[:, 0]))
+    new = np.append(True, (np.diff(cells[order], axis=0) != 0).any(axis=1))
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.cumsum(new)
+    # (vertex, wall) of all runs, sorted, is where the vertices of one run are looked for in another.
+    key = np.sort(wall * (len(order) + 1) + place)
+    begin = np.cumsum(count) - count
+    mine, its = number[: len(one)], number[len(one) :]
+    pair = np.repeat(np.arange(len(one)), count[its])
+    at = np.arange(len(pair)) - np.repeat(np.cumsum(count[its]) - count[its] - begin[its], count[its])
+    wanted = mine[pair] * (len(order) + 1) + place[at]
+    found = key[np.minimum(np.searchsorted(key, wanted), len(key) - 1)] == wanted
+    reach = (points[at] * along[one][pair]).sum(axis=1)[found]
+    low, high = np.full(len(one), np.inf), np.full(len(one), -np.inf)
+    np.minimum.at(low, pair[found], reach)
+    np.maximum.at(high, pair[found], reach)
+    return np.asarray(np.maximum(high - low, 0.0))
 
 
 def _pairs_of_walls(building: Indices, touching: Indices) -> tuple[Indices, Indices]:
