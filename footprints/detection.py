@@ -54,7 +54,7 @@ class Looking:
     heard_from: float
     """Instances below this confidence are left out."""
     progress: bool
-    """Show a progress bar."""
+    """Show a progress bar, on a terminal or in a notebook."""
 
 
 def cover_scene(
@@ -104,7 +104,9 @@ def detect(covers: Sequence[Cover], looking: Looking) -> Generator[DetectedScene
         looks = [cover, _coarse(cover)] if len(cover.chips) > 1 else [cover]
         total = sum(len(each.chips) for each in looks)
         scaling = fit_scaling(scene, looking.detector.input_spec)
-        with tqdm(total=total, desc=scene.name, unit="chip", disable=not looking.progress) as bar:
+        with tqdm(
+            total=total, desc=scene.name, unit="chip", disable=None if looking.progress else True
+        ) as bar:
             passes = [
                 Pass(each.chips, each.grid.transform, _look(each, looking, scaling, bar))
                 for each in looks

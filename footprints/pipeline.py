@@ -140,7 +140,7 @@ def predict(
             ground do not.
         out_crs: CRS of the layer; None takes the first scene's.
         overwrite: Replace ``output``, ``keypoints`` and ``keep`` if they exist.
-        progress: Show a progress bar.
+        progress: Show a progress bar, on a terminal or in a notebook.
 
     Returns:
         The footprint layer; its columns are documented in `footprints.vector.layer`. Column
@@ -264,7 +264,7 @@ def finish(
         overlaps: Likewise.
         out_crs: Likewise.
         overwrite: Likewise.
-        progress: Show a progress bar.
+        progress: Show a progress bar, on a terminal or in a notebook.
 
     Returns:
         The footprint layer, as `predict` gives it.

@@ -32,6 +32,7 @@ from footprints.chip import Chip, InputSpec, Instances, Scaling
 from footprints.cli import app
 from footprints.config import CORNERS
 from footprints.errors import ConfigError, FootprintsWarning, LayerError, OutputError, RunError
+from footprints.vector.scenes import scenes_of
 
 UTM = "EPSG:32645"
 NORTH_UP = Affine(0.3, 0, 350_000, 0, -0.3, 3_057_000)
@@ -88,13 +89,24 @@ def copied(run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("confidence", "min_area_m2"),
-    [(None, 4.0), (0.05, 0.0), (0.2, 20.0), (0.4, 10.0), (0.75, 0.0), (1.0, 4.0)],
+    "wanted",
+    [
+        {"confidence": None},
+        {"confidence": 0.05, "min_area_m2": 0.0},
+        {"confidence": 0.2, "min_area_m2": 20.0},
+        {"confidence": 0.4, "regularize": "auto", "tolerance_m": 0.8},
+        {"confidence": 0.75, "min_area_m2": 0.0, "simplify_m": 0.5},
+        {"confidence": 1.0},
+    ],
 )
-def test_a_finished_layer_is_the_predicted_one(scene, run, confidence, min_area_m2):
-    wanted = {"confidence": confidence, "min_area_m2": min_area_m2}
+def test_a_finished_layer_is_the_predicted_one(scene, run, wanted):
     predicted = fp.predict(scene, detector=BAD, **wanted, **GRID)
-    assert_geodataframe_equal(fp.finish(run, progress=False, **wanted), predicted)
+    finished = fp.finish(run, progress=False, **wanted)
+    assert_geodataframe_equal(finished, predicted)
+    assert finished.attrs == predicted.attrs
+    (record,) = scenes_of(finished)
+    assert record.parameters["regularize"] == wanted.get("regularize")
+    assert record.parameters["simplify_m"] == wanted.get("simplify_m")
 
 
 def test_thresholds_change_what_is_found(run):

@@ -306,14 +306,16 @@ def kept_scenes(folder: str | Path, run: KeptRun, *, progress: bool) -> Iterator
     Args:
         folder: Place of the run.
         run: What `read_run` says of it.
-        progress: Show a progress bar.
+        progress: Show a progress bar, on a terminal or in a notebook.
 
     Raises:
         RunError: A file is damaged; found out when its rows are gone through.
     """
     for scene in run.scenes:
         total = sum(len(each.rows) for each in scene.passes)
-        with tqdm(total=total, desc=scene.source, unit="row", disable=not progress) as bar:
+        with tqdm(
+            total=total, desc=scene.source, unit="row", disable=None if progress else True
+        ) as bar:
             passes = [
                 Pass(each.chips, each.affine, _kept_rows(Path(folder, each.file), each, bar))
                 for each in scene.passes

@@ -130,7 +130,9 @@ def generate_scene(
     }
     windows = list(_blocks(width, height))
     with rasterio.open(raster, "w", **profile) as file:
-        for window in tqdm(windows, desc="painting", unit="block", disable=not progress):
+        for window in tqdm(
+            windows, desc="painting", unit="block", disable=None if progress else True
+        ):
             view = paint(town, window.row_off, window.col_off, window.height, window.width, gsd_m)
             pixels = _digitize(_noisy(view, window, seed), bands, dtype)
             pixels[:, ~_inside(data, window)] = nodata
