@@ -138,7 +138,8 @@ def _common_lengths(
     begin = np.cumsum(count) - count
     mine, its = number[: len(one)], number[len(one) :]
     pair = np.repeat(np.arange(len(one)), count[its])
-    at = np.arange(len(pair)) - np.repeat(np.cumsum(count[its]) - count[its] - begin[its], count[its])
+    size = count[its]
+    at = np.arange(len(pair)) - np.repeat(np.cumsum(size) - size - begin[its], size)
     wanted = mine[pair] * (len(order) + 1) + place[at]
     found = key[np.minimum(np.searchsorted(key, wanted), len(key) - 1)] == wanted
     reach = (points[at] * along[one][pair]).sum(axis=1)[found]
