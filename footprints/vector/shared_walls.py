@@ -133,7 +133,7 @@ def _common_lengths(
     new = np.append(True, (np.diff(cells[order], axis=0) != 0).any(axis=1))
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.cumsum(new)
-    # (vertex, wall) of all runs, sorted, is where the vertices of one run are looked for in another.
+    # All pairs of run and vertex, sorted: the vertices of other runs are looked for in there.
     key = np.sort(wall * (len(order) + 1) + place)
     begin = np.cumsum(count) - count
     mine, its = number[: len(one)], number[len(one) :]

@@ -65,12 +65,6 @@ def match_edges(polygons: Polygons, touching: Indices) -> tuple[Polygons, Indice
     members = np.unique(touching)
     if not len(members):
         return polygons, touching
-    # Finding out takes a fifth of the time of cleaning, and outlines of one raster match.
-    unmatched = ~shapely.is_empty(shapely.coverage_invalid_edges(polygons[members]))
-    group = components(len(polygons), touching)[members]
-    members = members[np.isin(group, group[unmatched])]
-    if not len(members):
-        return polygons, touching
     cleaned = clean_coverage(polygons[members], TOUCH_M)
     sound = ~shapely.is_missing(cleaned) & shapely.is_valid(cleaned)
     before = shapely.area(polygons[members])
