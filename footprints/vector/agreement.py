@@ -16,8 +16,8 @@ from footprints.vector.outlines import Polygons
 
 Floats = NDArray[np.float64]
 
-MOST_PAIRS = 500_000
-"""Pairs of edges worked on at once: they stay in the processor's cache."""
+MOST_EDGES = 20_000
+"""Edges worked on at once: their pairs stay in the processor's cache."""
 
 
 def intersection_over_union(one: Polygons, other: Polygons) -> Floats:
@@ -45,12 +45,11 @@ def common_area(one: Polygons, other: Polygons) -> Floats:
     base = shapely.bounds(one)[:, :2]
     a, first_a = _edges(one, base)
     b, first_b = _edges(other, base)
-    pairs = np.diff(first_a) * np.diff(first_b)
     areas = np.zeros(len(one))
-    done = np.concatenate([[0], np.cumsum(pairs)])
+    done = first_a + first_b
     low = 0
     while low < len(one):
-        high = max(low + 1, int(np.searchsorted(done, done[low] + MOST_PAIRS, "right")) - 1)
+        high = max(low + 1, int(np.searchsorted(done, done[low] + MOST_EDGES, "right")) - 1)
         areas[low:high] = _common(a, first_a[low : high + 1], b, first_b[low : high + 1])
         low = high
     return areas
@@ -59,7 +58,8 @@ def common_area(one: Polygons, other: Polygons) -> Floats:
 def _edges(polygons: Polygons, base: Floats) -> tuple[Floats, NDArray[np.intp]]:
     """Edges (m, 5) that are not vertical, relative to (n, 2) bases, and where each polygon's start.
 
-    Columns: left x, right x, y at the left, slope, and 1 or -1 for the direction.
+    Columns: left x, right x, y at the left, slope, and 1 or -1 for the direction. The edges of a
+    polygon are in order of their left ends.
     """
     oriented = shapely.orient_polygons(polygons, exterior_cw=True)
     _, points, (rings, parts) = shapely.to_ragged_array(oriented)
@@ -76,7 +76,8 @@ def _edges(polygons: Polygons, base: Floats) -> tuple[Floats, NDArray[np.intp]]:
     slope = (right[:, 1] - left[:, 1]) / (right[:, 0] - left[:, 0])
     sign = np.where(forward, 1.0, -1.0)
     first = np.searchsorted(owner[start], np.arange(len(polygons) + 1))
-    return np.column_stack([left[:, 0], right[:, 0], left[:, 1], slope, sign]), first
+    edges = np.column_stack([left[:, 0], right[:, 0], left[:, 1], slope, sign])
+    return edges[np.lexsort((left[:, 0], owner[start]))], first
 
 
 def _common(a: Floats, first_a: NDArray[np.intp], b: Floats, first_b: NDArray[np.intp]) -> Floats:
@@ -84,10 +85,10 @@ def _common(a: Floats, first_a: NDArray[np.intp], b: Floats, first_b: NDArray[np
     polygons = len(first_a) - 1
     edge = np.arange(first_a[0], first_a[-1])
     owner = np.repeat(np.arange(polygons), np.diff(first_a))
-    # Every edge of the one with every edge of the other.
-    others = np.diff(first_b)[owner]
-    row = np.repeat(edge - first_a[0], others)
-    j = np.arange(len(row)) - np.repeat(np.cumsum(others) - others - first_b[owner], others)
+    low, others = _edges_in_reach(a[edge], owner, b[first_b[0] : first_b[-1]], np.diff(first_b))
+    low += first_b[0]
+    row = np.repeat(np.arange(len(edge)), others)
+    j = np.arange(len(row)) - np.repeat(np.cumsum(others) - others - low, others)
     left = np.maximum(a[edge, 0][row], b[:, 0].copy()[j])
     right = np.minimum(a[edge, 1][row], b[:, 1].copy()[j])
     meet = np.flatnonzero(right > left)
@@ -111,3 +112,24 @@ def _common(a: Floats, first_a: NDArray[np.intp], b: Floats, first_b: NDArray[np
     )
     area = sign_a * sign_b * width * (middle - apart / 4)
     return np.asarray(np.bincount(owner[row[meet]], area, polygons), dtype=np.float64)
+
+
+def _edges_in_reach(
+    a: Floats, owner: NDArray[np.intp], b: Floats, count_b: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """For each edge of one polygon, the first and the number of the other's that may be over it.
+
+    Those begin left of its right end, and no farther left of its left end than the longest reaches.
+    """
+    owner_b = np.repeat(np.arange(len(count_b)), count_b)
+    longest = np.zeros(len(count_b))
+    np.maximum.at(longest, owner_b, b[:, 1] - b[:, 0])
+    start = min(a[:, 0].min(initial=0.0), b[:, 0].min(initial=0.0))
+    # Polygons one behind the other on a single axis, so that one search serves all of them.
+    width = max(a[:, 1].max(initial=0.0), b[:, 1].max(initial=0.0)) - start
+    width += longest.max(initial=0.0) + 1.0
+    key = owner_b * width + (b[:, 0] - start)
+    left = owner * width + (a[:, 0] - longest[owner] - start)
+    low = np.searchsorted(key, left, "left")
+    high = np.searchsorted(key, owner * width + (a[:, 1] - start), "left")
+    return low, np.maximum(high - low, 0)

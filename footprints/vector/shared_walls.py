@@ -133,12 +133,13 @@ def _common_lengths(
     new = np.append(True, (np.diff(cells[order], axis=0) != 0).any(axis=1))
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.cumsum(new)
-    # (vertex, wall) of all runs, sorted, is where the vertices of one run are looked for in another.
+    # All pairs of run and vertex, sorted: the vertices of other runs are looked for in there.
     key = np.sort(wall * (len(order) + 1) + place)
     begin = np.cumsum(count) - count
     mine, its = number[: len(one)], number[len(one) :]
     pair = np.repeat(np.arange(len(one)), count[its])
-    at = np.arange(len(pair)) - np.repeat(np.cumsum(count[its]) - count[its] - begin[its], count[its])
+    size = count[its]
+    at = np.arange(len(pair)) - np.repeat(np.cumsum(size) - size - begin[its], size)
     wanted = mine[pair] * (len(order) + 1) + place[at]
     found = key[np.minimum(np.searchsorted(key, wanted), len(key) - 1)] == wanted
     reach = (points[at] * along[one][pair]).sum(axis=1)[found]

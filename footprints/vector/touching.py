@@ -71,8 +71,7 @@ def match_edges(polygons: Polygons, touching: Indices) -> tuple[Polygons, Indice
     sound &= np.abs(shapely.area(cleaned) - before) <= 2 * SHARED_SHARE * before
     matched = polygons.copy()
     matched[members[sound]] = cleaned[sound]
-    kept = np.isin(touching, members[sound]).all(axis=1)
-    return matched, touching[kept]
+    return matched, touching[~np.isin(touching, members[~sound]).any(axis=1)]
 
 
 def clean_coverage(polygons: Polygons, gap_m: float) -> Polygons:

@@ -40,8 +40,8 @@ def test_areas_of_any_polygons_are_those_of_the_overlay(seed, offset):
         hole = shapely.Point(0, 0).buffer(0.5, quad_segs=3)
         cut = shapely.difference(Polygon(place), hole)
         largest = max(shapely.get_parts(cut), key=lambda part: part.area)
-        offset = rng.uniform(-3, 3, 2)
-        return shapely.transform(largest, lambda xy: xy + offset)
+        move = rng.uniform(-3, 3, 2)
+        return shapely.transform(largest, lambda xy: xy + move)
 
     one, other = (np.array([star() for _ in range(5)]) for _ in range(2))
     one, other = (shapely.transform(each, lambda xy: xy + offset) for each in (one, other))
