@@ -1,5 +1,6 @@
 """`predict` with a detector of known buildings: real reader, tracing, merging, placing, writing."""
 
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -523,7 +524,10 @@ def test_no_progress_prints_nothing(scene, town, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_progress_counts_chips_and_buildings(scene, town, capfd):
+def test_progress_counts_chips_and_buildings_on_a_terminal(scene, town, capfd, monkeypatch):
+    predict(scene, town, progress=True)
+    assert capfd.readouterr().err == "", "a log is no place for a bar"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     predict(scene, town, progress=True)
     out, err = capfd.readouterr()
     assert out == ""

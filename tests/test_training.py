@@ -246,7 +246,7 @@ def test_a_run_that_cannot_start_leaves_no_folder(config_file, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGINT")
 def test_a_run_that_is_interrupted_says_how_to_go_on(config_file, tmp_path):
-    process = start(config_file, tmp_path / "run")
+    process = start(config_file, tmp_path / "run", "--set", "train.epochs=100")
     while not (tmp_path / "run" / "last.ckpt").exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
