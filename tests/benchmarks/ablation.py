@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=REPOSITORY / "out" / "ablation")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=120)
     options = parser.parse_args()
     started = time.monotonic()
     for line in report(options.output, options.rows, options.seeds, options.steps):
@@ -176,9 +176,9 @@ def small(group: str, row: Row) -> dict[str, Any]:
     model = read_info(DEFAULT_WEIGHTS).model.model_dump()
     assert isinstance(row.network, dict)
     model["backbone"] |= {"pretrained": False, "frozen_stages": 5}
-    model["box_head"] |= {"width": 256, "samples": 128} | row.network.get("box_head", {})
+    model["box_head"] |= {"width": 256, "samples": 64} | row.network.get("box_head", {})
     widths = {
-        "fcn": {"width": 128},
+        "fcn": {"width": 64},
         "mlp": {"width": 512},
         "pointrend": {"coarse_width": 256, "point_width": 64},
     }

@@ -1,0 +1,62 @@
+"""Command-line options that several commands take, each with its one help text."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say what is done.")]
+Pixels = Annotated[
+    bool,
+    typer.Option(
+        "--pixels", help="Work in pixel coordinates, as for photographs; ignore any georeference."
+    ),
+]
+
+Output = Annotated[
+    str,
+    typer.Option(
+        "-o",
+        "--output",
+        help="Layer: .gpkg .shp .parquet .fgb .geojson, or a table: "
+        "postgresql://user@host/db?table=name, with &mode=append added to what is there.",
+    ),
+]
+Confidence = Annotated[
+    float | None, typer.Option(help="Least confidence, 0 to 1; default: the weights' own.")
+]
+MinArea = Annotated[
+    float, typer.Option(help="Least area in square metres; with --pixels in square pixels.")
+]
+Overlaps = Annotated[
+    bool | None,
+    typer.Option(
+        "--overlaps/--no-overlaps",
+        help="Keep polygons that overlap as they are found, or leave no ground to two of them; "
+        "default: kept by weights of photographs.",
+    ),
+]
+OutCrs = Annotated[str | None, typer.Option(help="CRS of the layer; default: the first scene's.")]
+Keypoints = Annotated[
+    str | None,
+    typer.Option(help="Also write the keypoints, for weights that find some: a point layer."),
+]
+Regularize = Annotated[
+    str | None,
+    typer.Option(
+        help="Straight walls: auto, right-angles, diagonals, any-angle or circle; default: "
+        "outlines as they are traced."
+    ),
+]
+Tolerance = Annotated[
+    float | None, typer.Option(help="Metres that regularised outlines may move; default: 1.")
+]
+Simplify = Annotated[
+    float | None,
+    typer.Option(
+        "--simplify", help="Drop vertices; no outline moves farther than this many metres."
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
