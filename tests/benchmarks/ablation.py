@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=REPOSITORY / "out" / "ablation")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=80)
     options = parser.parse_args()
     started = time.monotonic()
     for line in report(options.output, options.rows, options.seeds, options.steps):
