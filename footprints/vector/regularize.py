@@ -92,7 +92,9 @@ RIGHT_ANGLES = QUARTER * np.array([0.0, 1.0])
 EIGHTHS = QUARTER * np.array([0.0, 0.5, 1.0, 1.5])
 """Directions of walls at right angles and of diagonals."""
 SAME_WAY = np.radians(2.5)
-"""Touching buildings that face within this of each other face the same way."""
+SAME_SHARE = 0.15
+"""Touching buildings face the same way where they face within this of each other, and along the
+smaller one the difference is less than this share of the tolerance."""
 
 
 def regularize(
@@ -403,7 +405,7 @@ class _Facing:
     def of(cls, best: _Buildings, touching: Indices) -> _Facing:
         """The directions of buildings whose walls are not known yet."""
         angle = _directions(best, touching)
-        return cls(angle, components(len(angle), _facing_same(angle, touching)))
+        return cls(angle, components(len(angle), _facing_same(best, angle, touching)))
 
     def cut(self, best: _Buildings, which: Mask, steps: Floats) -> Walls:
         """Walls in directions that differ by steps, after a turn to what a first cut tells."""
@@ -461,7 +463,7 @@ def _directions(best: _Buildings, touching: Indices) -> Floats:
     near = near[near[:, 0] != near[:, 1]]
     direction = main_directions(histograms, near)
     # Touching buildings that face nearly the same way face the same way.
-    group = components(len(direction), _facing_same(direction, touching))
+    group = components(len(direction), _facing_same(best, direction, touching))
     weight = shapely.length(best.source)
     turn = weight * np.exp(4j * direction)
     total = np.bincount(group, turn.real) + 1j * np.bincount(group, turn.imag)
@@ -470,11 +472,12 @@ def _directions(best: _Buildings, touching: Indices) -> Floats:
     return np.asarray(np.where(off < SAME_WAY, common, direction))
 
 
-def _facing_same(direction: Floats, touching: Indices) -> Indices:
-    """The pairs that face within `SAME_WAY` of each other."""
+def _facing_same(best: _Buildings, direction: Floats, touching: Indices) -> Indices:
+    """The pairs that face nearly the same way."""
     apart = direction[touching[:, 0]] - direction[touching[:, 1]]
     apart = np.abs((apart + QUARTER / 2) % QUARTER - QUARTER / 2)
-    same: Indices = touching[apart < SAME_WAY]
+    side = np.sqrt(shapely.area(best.source))[touching].min(axis=1)
+    same: Indices = touching[apart < np.minimum(SAME_WAY, SAME_SHARE * best.tolerance_m / side)]
     return same
 
 

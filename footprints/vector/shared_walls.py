@@ -19,9 +19,9 @@ PARALLEL = np.sin(np.radians(20.0))
 BESIDE_SHARE = 0.6
 """Such walls lie within this share of the tolerance of each other."""
 COMMON_SHARE = 0.3
-"""Outlines follow each other over this share of the shorter wall, at least."""
+"""Outlines have this share of the shorter wall in common, at least."""
 IN_LINE = np.sin(np.radians(4.0))
-IN_LINE_SHARE = 0.15
+IN_LINE_SHARE = 0.1
 """Walls that go on from house to house differ by less than this angle and share of the tolerance:
 fronts that do step back by a brick or two stay as they are."""
 SAME_POINT_M = 1e-4
@@ -119,34 +119,41 @@ def _onto_lines(
 def _common_lengths(
     rings: Rings, walls: Walls, one: Indices, other: Indices, along: Floats
 ) -> Floats:
-    """(p,) how far the runs of pairs of walls have vertices in common, in metres."""
-    if not len(one):
-        return np.zeros(0)
-    used, number = np.unique(np.concatenate([one, other]), return_inverse=True)
-    first, last = rings.breakpoints[walls.start[used]], rings.breakpoints[walls.end[used]]
-    count = last - first + 1
-    wall = np.repeat(np.arange(len(used)), count)
-    vertex = np.arange(len(wall)) - np.repeat(np.cumsum(count) - count - first, count)
-    points = rings.points[vertex] + rings.origin[walls.ring[used]][wall]
-    cells = np.round(points / SAME_POINT_M).astype(np.int64)
+    """(p,) metres that the runs of pairs of walls have in common, edge for edge.
+
+    Outlines that only meet in corners, as those of pixels do across a lane, have none.
+    """
+    first, last = rings.breakpoints[walls.start], rings.breakpoints[walls.end]
+    count = last - first
+    wall = np.repeat(np.arange(len(count)), count)
+    edge = np.arange(len(wall)) - np.repeat(np.cumsum(count) - count - first, count)
+    number = _number_points(rings)
+    ends = np.sort(np.column_stack([number[edge], number[edge + 1]]), axis=1)
+    key = ends[:, 0] * (len(number) + 1) + ends[:, 1]
+    order = np.argsort(key, kind="stable")
+    same = np.flatnonzero(np.diff(key[order]) == 0)
+    a, b = order[same], order[same + 1]
+    step = rings.points[edge[a] + 1] - rings.points[edge[a]]
+    low, high = np.minimum(wall[a], wall[b]), np.maximum(wall[a], wall[b])
+    reach = np.abs((step * along[high]).sum(axis=1))
+    pairs, found = np.unique(low * len(count) + high, return_inverse=True)
+    total = np.bincount(found, reach, len(pairs))
+    wanted = np.minimum(one, other) * len(count) + np.maximum(one, other)
+    at = np.minimum(np.searchsorted(pairs, wanted), max(len(pairs) - 1, 0))
+    if not len(pairs):
+        return np.zeros(len(one))
+    return np.asarray(np.where(pairs[at] == wanted, total[at], 0.0))
+
+
+def _number_points(rings: Rings) -> Indices:
+    """(N,) equal numbers for vertices at the same place."""
+    ring = np.repeat(np.arange(len(rings)), np.diff(rings.first))
+    cells = np.round((rings.points + rings.origin[ring]) / SAME_POINT_M)
     order = np.lexsort((cells[:, 1], cells[:, 0]))
     new = np.append(True, (np.diff(cells[order], axis=0) != 0).any(axis=1))
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.cumsum(new)
-    # All pairs of run and vertex, sorted: the vertices of other runs are looked for in there.
-    key = np.sort(wall * (len(order) + 1) + place)
-    begin = np.cumsum(count) - count
-    mine, its = number[: len(one)], number[len(one) :]
-    pair = np.repeat(np.arange(len(one)), count[its])
-    size = count[its]
-    at = np.arange(len(pair)) - np.repeat(np.cumsum(size) - size - begin[its], size)
-    wanted = mine[pair] * (len(order) + 1) + place[at]
-    found = key[np.minimum(np.searchsorted(key, wanted), len(key) - 1)] == wanted
-    reach = (points[at] * along[one][pair]).sum(axis=1)[found]
-    low, high = np.full(len(one), np.inf), np.full(len(one), -np.inf)
-    np.minimum.at(low, pair[found], reach)
-    np.maximum.at(high, pair[found], reach)
-    return np.asarray(np.maximum(high - low, 0.0))
+    number = np.empty(len(order), dtype=np.intp)
+    number[order] = np.cumsum(new)
+    return number
 
 
 def _pairs_of_walls(building: Indices, touching: Indices) -> tuple[Indices, Indices]:
