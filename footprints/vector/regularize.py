@@ -44,7 +44,6 @@ from footprints.vector.shared_walls import share_walls
 from footprints.vector.touching import (
     find_touching,
     fit_together,
-    match_edges,
     settle_overlaps,
 )
 from footprints.vector.walls import (
@@ -134,8 +133,7 @@ def regularize(
     frame = MetricFrame.around(original, layer.crs, reach_m=4 * tolerance_m)
     source = frame.to_metres(original)
     touching = find_touching(source)
-    matched, touching = match_edges(source, touching)
-    closed, holes = close_small_holes(matched, tolerance_m)
+    closed, holes = close_small_holes(source, tolerance_m)
     fitted, done = _fit(closed, touching, method, tolerance_m)
     fitted, back = fit_together(closed, fitted, touching, tolerance_m)
     iou = intersection_over_union(source, fitted)
@@ -179,7 +177,7 @@ class _Buildings:
     """Outlines in metres and the best description found for each so far."""
 
     source: Polygons
-    """(n,) edge-matched polygons."""
+    """(n,) polygons."""
     tolerance_m: float
     rings: Rings = field(init=False)
     first_ring: Indices = field(init=False)

@@ -12,6 +12,7 @@ import numpy as np
 
 from footprints.vector.metric import components
 from footprints.vector.outlines import Indices
+from footprints.vector.touching import TOUCH_M
 from footprints.vector.walls import Floats, Rings, Walls
 
 PARALLEL = np.sin(np.radians(20.0))
@@ -24,8 +25,6 @@ IN_LINE = np.sin(np.radians(4.0))
 IN_LINE_SHARE = 0.1
 """Walls that go on from house to house differ by less than this angle and share of the tolerance:
 fronts that do step back by a brick or two stay as they are."""
-SAME_POINT_M = 1e-4
-"""Metres; vertices nearer to each other are the same."""
 
 
 def share_walls(
@@ -119,41 +118,77 @@ def _onto_lines(
 def _common_lengths(
     rings: Rings, walls: Walls, one: Indices, other: Indices, along: Floats
 ) -> Floats:
-    """(p,) metres that the runs of pairs of walls have in common, edge for edge.
+    """(p,) metres, along the first one, that the runs of pairs of walls have in common.
 
     Outlines that only meet in corners, as those of pixels do across a lane, have none.
     """
-    first, last = rings.breakpoints[walls.start], rings.breakpoints[walls.end]
-    count = last - first
-    wall = np.repeat(np.arange(len(count)), count)
-    edge = np.arange(len(wall)) - np.repeat(np.cumsum(count) - count - first, count)
-    number = _number_points(rings)
-    ends = np.sort(np.column_stack([number[edge], number[edge + 1]]), axis=1)
-    key = ends[:, 0] * (len(number) + 1) + ends[:, 1]
-    order = np.argsort(key, kind="stable")
-    same = np.flatnonzero(np.diff(key[order]) == 0)
-    a, b = order[same], order[same + 1]
-    step = rings.points[edge[a] + 1] - rings.points[edge[a]]
-    low, high = np.minimum(wall[a], wall[b]), np.maximum(wall[a], wall[b])
-    reach = np.abs((step * along[high]).sum(axis=1))
-    pairs, found = np.unique(low * len(count) + high, return_inverse=True)
-    total = np.bincount(found, reach, len(pairs))
-    wanted = np.minimum(one, other) * len(count) + np.maximum(one, other)
-    at = np.minimum(np.searchsorted(pairs, wanted), max(len(pairs) - 1, 0))
-    if not len(pairs):
-        return np.zeros(len(one))
-    return np.asarray(np.where(pairs[at] == wanted, total[at], 0.0))
+    pair_a, a0, a1 = _run_edges(rings, walls, one)
+    pair_b, b0, b1 = _run_edges(rings, walls, other)
+    row, found = _side_by_side(
+        pair_a, _reaches(a0, a1, along[one][pair_a]), pair_b, _reaches(b0, b1, along[one][pair_b])
+    )
+    a0, step = a0[row], (a1 - a0)[row]
+    length = np.maximum(np.hypot(*step.T), 1e-12)
+    unit = step / length[:, None]
+    t0, d0 = _along_and_across(b0[found] - a0, unit)
+    t1, d1 = _along_and_across(b1[found] - a0, unit)
+    low = np.maximum(np.minimum(t0, t1), 0.0)
+    high = np.minimum(np.maximum(t0, t1), length)
+    slope = (d1 - d0) / np.where(np.abs(t1 - t0) < 1e-9, np.inf, t1 - t0)
+    off = np.maximum(np.abs(d0 + (low - t0) * slope), np.abs(d0 + (high - t0) * slope))
+    meet = (high > low) & (off <= TOUCH_M)
+    pair = pair_a[row[meet]]
+    share = np.abs((unit[meet] * along[one[pair]]).sum(axis=1))
+    return np.asarray(np.bincount(pair, (high - low)[meet] * share, len(one)))
 
 
-def _number_points(rings: Rings) -> Indices:
-    """(N,) equal numbers for vertices at the same place."""
-    ring = np.repeat(np.arange(len(rings)), np.diff(rings.first))
-    cells = np.round((rings.points + rings.origin[ring]) / SAME_POINT_M)
-    order = np.lexsort((cells[:, 1], cells[:, 0]))
-    new = np.append(True, (np.diff(cells[order], axis=0) != 0).any(axis=1))
-    number = np.empty(len(order), dtype=np.intp)
-    number[order] = np.cumsum(new)
-    return number
+def _run_edges(rings: Rings, walls: Walls, which: Indices) -> tuple[Indices, Floats, Floats]:
+    """Edges of the runs of some walls: the position of the wall in ``which``, and (m, 2) ends."""
+    first = rings.breakpoints[walls.start[which]]
+    count = rings.breakpoints[walls.end[which]] - first
+    run = np.repeat(np.arange(len(which)), count)
+    edge = np.arange(len(run)) - np.repeat(np.cumsum(count) - count - first, count)
+    origin = rings.origin[walls.ring[which]][run]
+    return run, rings.points[edge] + origin, rings.points[edge + 1] + origin
+
+
+def _reaches(begin: Floats, end: Floats, along: Floats) -> tuple[Floats, Floats]:
+    """(m,) where edges begin and end along lines."""
+    one, other = (begin * along).sum(axis=1), (end * along).sum(axis=1)
+    return np.minimum(one, other), np.maximum(one, other)
+
+
+def _along_and_across(vector: Floats, unit: Floats) -> tuple[Floats, Floats]:
+    return (vector * unit).sum(axis=1), vector[:, 1] * unit[:, 0] - vector[:, 0] * unit[:, 1]
+
+
+def _side_by_side(
+    pair_a: Indices,
+    reach_a: tuple[Floats, Floats],
+    pair_b: Indices,
+    reach_b: tuple[Floats, Floats],
+) -> tuple[Indices, Indices]:
+    """Index of edges of the one and of the other run of a pair whose (low, high) reaches overlap.
+
+    Both lists are in order of pairs.
+    """
+    pairs = int(max(pair_a.max(initial=-1), pair_b.max(initial=-1))) + 1
+    start = np.full(pairs, np.inf)
+    np.minimum.at(start, pair_a, reach_a[0])
+    np.minimum.at(start, pair_b, reach_b[0])
+    low_a, high_a = (each - start[pair_a] for each in reach_a)
+    low_b, high_b = (each - start[pair_b] for each in reach_b)
+    longest = np.zeros(pairs)
+    np.maximum.at(longest, pair_b, high_b - low_b)
+    # Pairs one behind the other on a single axis, so that one search serves all of them.
+    width = max(high_a.max(initial=0.0), high_b.max(initial=0.0)) + longest.max(initial=0.0) + 1.0
+    order = np.argsort(pair_b * width + low_b)
+    key = (pair_b * width + low_b)[order]
+    first = np.searchsorted(key, pair_a * width + low_a - longest[pair_a], "left")
+    count = np.searchsorted(key, pair_a * width + high_a, "right") - first
+    row = np.repeat(np.arange(len(pair_a)), count)
+    at = np.arange(len(row)) - np.repeat(np.cumsum(count) - count - first, count)
+    return row, order[at]
 
 
 def _pairs_of_walls(building: Indices, touching: Indices) -> tuple[Indices, Indices]:

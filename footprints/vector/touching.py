@@ -100,7 +100,7 @@ def fit_together(
     """Close the gaps and settle the overlaps that are left between touching footprints.
 
     Args:
-        source: (n,) edge-matched polygons in metres.
+        source: (n,) polygons in metres.
         fitted: (n,) what became of each; None where nothing fits.
         touching: (p, 2) pairs of the source.
         tolerance_m: Metres; what leaves the source farther goes back to it.
