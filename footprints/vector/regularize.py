@@ -28,6 +28,7 @@ from shapely import GeometryType
 from footprints.errors import ConfigError
 from footprints.vector.agreement import intersection_over_union
 from footprints.vector.circles import fit_circles
+from footprints.vector.cutting import cut_anywhere, cut_at_directions
 from footprints.vector.holes import close_small_holes
 from footprints.vector.metric import MetricFrame, components
 from footprints.vector.orientation import (
@@ -51,8 +52,6 @@ from footprints.vector.walls import (
     Rings,
     Walls,
     corners,
-    cut_anywhere,
-    cut_at_directions,
     farthest_from_walls,
     find_rings,
     wall_offsets,
