@@ -95,13 +95,14 @@ def outline_distance(source: Polygons, fitted: Polygons) -> Floats:
 
 
 def fit_together(
-    source: Polygons, fitted: Polygons, touching: Indices, tolerance_m: float
+    source: Polygons, fitted: Polygons, reach: Floats, touching: Indices, tolerance_m: float
 ) -> tuple[Polygons, Mask]:
     """Close the gaps and settle the overlaps that are left between touching footprints.
 
     Args:
         source: (n,) polygons in metres.
         fitted: (n,) what became of each; None where nothing fits.
+        reach: (n,) no less than the Hausdorff distance of both.
         touching: (p, 2) pairs of the source.
         tolerance_m: Metres; what leaves the source farther goes back to it.
 
@@ -110,7 +111,7 @@ def fit_together(
         their source, or as near to it as their neighbours let them.
     """
     back = shapely.is_missing(fitted)
-    result = np.where(back, source, fitted)
+    result, reach = np.where(back, source, fitted), np.where(back, 0.0, reach)
     group = components(len(source), touching)
     members = np.unique(touching)
     for _ in range(ROUNDS):
@@ -121,7 +122,10 @@ def fit_together(
         # Sources come first: they keep their ground, and neighbours adapt to them.
         order = members[np.argsort(~back[members], kind="stable")]
         together = clean_coverage(result[order], GAP_SHARE * tolerance_m)
-        distance = outline_distance(source[order], together)
+        # Of two outlines of few vertices it is found sooner than of either and its source.
+        distance = reach[order] + outline_distance(result[order], together)
+        unclear = np.flatnonzero(distance > tolerance_m)
+        distance[unclear] = outline_distance(source[order[unclear]], together[unclear])
         lost = order[~((distance <= tolerance_m) & shapely.is_valid(together))]
         in_trouble = np.isin(group[order], group[lost])
         result[order[~in_trouble]] = together[~in_trouble]
@@ -129,7 +133,7 @@ def fit_together(
         again = members[np.isin(group[members], group[lost[back[lost]]])]
         for newly in (lost, again):
             back[newly] = True
-            result[newly] = source[newly]
+            result[newly], reach[newly] = source[newly], 0.0
     trouble = members[np.isin(group[members], group[members[~back[members]]])]
     back[trouble] = True
     result[trouble] = source[trouble]
