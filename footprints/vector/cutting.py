@@ -22,6 +22,9 @@ FORBIDDEN = 1e9
 """Cost of a run that is too short to be a wall; finite, so that every ring has a cheapest cut."""
 BATCH_CELLS = 100_000
 """Numbers in the largest array of a batch: it stays within the processor's cache."""
+SPAN = 1.6
+"""The longest ring of a batch has this many times the breakpoints of the shortest: padding costs
+less than more batches."""
 TOO_FAR = 4.0
 """Walls' worth of cost for a wall that leaves a vertex too far away, and again for each time that
 it does so by the distance allowed."""
@@ -73,8 +76,8 @@ def _cut(
     low = 0
     while low < len(order):
         size = counts[order[low]]
-        room = max(1, int(BATCH_CELLS / (size * 1.25 * directions**2)))
-        high = min(low + room, int(np.searchsorted(counts[order], size * 1.25 + 2, "right")))
+        room = max(1, int(BATCH_CELLS / (size * SPAN * directions**2)))
+        high = min(low + room, int(np.searchsorted(counts[order], size * SPAN + 2, "right")))
         rows = np.sort(which[order[low:high]])
         batch = _Batch.of(rings, rows)
         if angles is None:
