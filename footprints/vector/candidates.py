@@ -155,11 +155,11 @@ class Candidates:
         np.maximum.at(farthest, self.owner, farthest_from_walls(self.rings, walls, meet))
         return farthest
 
-    def redraw(self, members: Indices, walls: Walls, offset: Floats) -> None:
-        """Draw some buildings with other lines for their walls, where they stay valid and near."""
+    def redraw(self, walls: Walls, offset: Floats) -> None:
+        """Draw buildings with other lines for their walls, where they stay valid and near."""
         meet = corners(self.rings, walls, offset)
         polygons, farthest = self.build(walls, meet), self.farthest(walls, meet)
-        index = members[(self.choice[members] >= 0) & ~shapely.is_missing(polygons[members])]
+        index = np.flatnonzero(~shapely.is_missing(polygons))
         # Collinear corners, and those that walls of no length leave.
         thinned = shapely.simplify(polygons[index], SAME_LINE_M)
         bound = farthest[index] + SAME_LINE_M
@@ -214,11 +214,11 @@ class Candidates:
         result[whole] = shapely.from_ragged_array(GeometryType.POLYGON, closed, (first, first_ring))
         return result
 
-    def chosen_walls(self) -> tuple[Walls, Floats]:
-        """The walls of the best results, in ring order."""
+    def chosen_walls(self, which: Mask) -> tuple[Walls, Floats]:
+        """The walls of the best results of (n,) some buildings, in ring order."""
         parts = []
         for number, (walls, offset) in enumerate(self.walls):
-            mine = self.choice[self.owner[walls.ring]] == number
+            mine = ((self.choice == number) & which)[self.owner[walls.ring]]
             parts.append(
                 [each[mine] for each in (walls.ring, walls.start, walls.end, walls.angle, offset)]
             )

@@ -140,9 +140,10 @@ def _fit(source: Polygons, touching: Indices, method: str, tolerance_m: float) -
     else:
         _try_walls(best, touching, method)
     if len(touching) and best.walls:
-        walls, offset = best.chosen_walls()
-        line = share_walls(best.rings, walls, offset, best.owner, touching, tolerance_m)
-        best.redraw(np.unique(touching), *line)
+        members = np.zeros(len(source), dtype=bool)
+        members[touching] = True
+        walls, offset = best.chosen_walls(members)
+        best.redraw(*share_walls(best.rings, walls, offset, best.owner, touching, tolerance_m))
     return best
 
 

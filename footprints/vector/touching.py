@@ -38,8 +38,13 @@ def find_touching(polygons: Polygons) -> Indices:
         (p, 2) pairs, each once, the lower index first. A footprint that overlaps another touches
         none.
     """
-    near = shapely.STRtree(polygons).query(polygons, predicate="dwithin", distance=TOUCH_M).T
-    pairs: Indices = near[near[:, 0] < near[:, 1]]
+    bounds = shapely.bounds(polygons)
+    grown = shapely.box(*(bounds + TOUCH_M * np.array([-1, -1, 1, 1])).T)
+    pairs: Indices = shapely.STRtree(polygons).query(grown).T
+    pairs = pairs[pairs[:, 0] < pairs[:, 1]]
+    # Each polygon is asked about all its neighbours, so it pays to index it.
+    shapely.prepare(polygons[np.unique(pairs[:, 0])])
+    pairs = pairs[shapely.dwithin(polygons[pairs[:, 0]], polygons[pairs[:, 1]], TOUCH_M)]
     if not len(pairs):
         return pairs
     one, other = polygons[pairs[:, 0]], polygons[pairs[:, 1]]
@@ -156,8 +161,9 @@ def settle_overlaps(
         (n,) polygons and (n,) True for those that are as their source.
     """
     fitted, back = fitted.copy(), back.copy()
+    changed = ~back
     for _ in range(ROUNDS):
-        pairs = new_overlaps(source, fitted, ~back)
+        pairs = new_overlaps(source, fitted, changed)
         if not len(pairs):
             return fitted, back
         rank = np.lexsort((np.arange(len(iou)), iou, back))
@@ -173,6 +179,7 @@ def settle_overlaps(
         fitted[loser[sound]] = rest[sound]
         fitted[loser[~sound]] = source[loser[~sound]]
         back[loser[~sound]] = True
+        changed = np.isin(np.arange(len(fitted)), loser)
     while len(pairs := new_overlaps(source, fitted, ~back)):
         fitted[pairs.ravel()], back[pairs.ravel()] = source[pairs.ravel()], True
     return fitted, back
@@ -180,8 +187,10 @@ def settle_overlaps(
 
 def new_overlaps(source: Polygons, fitted: Polygons, changed: Mask) -> Indices:
     """(p, 2) pairs, one of them changed, that share ground though their sources had none."""
-    pairs: Indices = shapely.STRtree(fitted).query(fitted, predicate="intersects").T
-    pairs = pairs[(pairs[:, 0] < pairs[:, 1]) & changed[pairs].any(axis=1)]
+    index = np.flatnonzero(changed)
+    row, other = shapely.STRtree(fitted).query(fitted[index], predicate="intersects")
+    once = (index[row] < other) | ~changed[other]
+    pairs: Indices = np.sort(np.column_stack([index[row], other])[once], axis=1)
     common = common_area(fitted[pairs[:, 0]], fitted[pairs[:, 1]])
     pairs, common = pairs[common > NO_AREA_M2], common[common > NO_AREA_M2]
     one, other = source[pairs[:, 0]], source[pairs[:, 1]]
