@@ -21,6 +21,8 @@ BESIDE_SHARE = 0.6
 """Such walls lie within this share of the tolerance of each other."""
 COMMON_SHARE = 0.3
 """Outlines have this share of the shorter wall in common, at least."""
+COMMON_IF_OVERLAP = 0.05
+"""The same where the walls would overlap."""
 IN_LINE = np.sin(np.radians(4.0))
 IN_LINE_SHARE = 0.1
 """Walls that go on from house to house differ by less than this angle and share of the tolerance:
@@ -64,7 +66,8 @@ def share_walls(
     swap = length[one] < length[other]
     one, other = np.where(swap, other, one), np.where(swap, one, other)
     turn = np.abs(cos[one] * sin[other] - sin[one] * cos[other])
-    beside = np.abs(((middle[other] - middle[one]) * normal[one]).sum(axis=1))
+    inwards = ((middle[other] - middle[one]) * normal[one]).sum(axis=1)
+    beside = np.abs(inwards)
     reach = [((end[other] - middle[one]) * along[one]).sum(axis=1) for end in ends]
     gap = np.maximum(np.minimum(*reach), -length[one] / 2) - np.minimum(
         np.maximum(*reach), length[one] / 2
@@ -73,12 +76,22 @@ def share_walls(
     near = (turn < PARALLEL) & (beside < BESIDE_SHARE * tolerance_m) & (gap < 0) & ~in_line
     common = _common_lengths(rings, walls, one[near], other[near], along)
     joined = in_line
-    joined[near] = common >= COMMON_SHARE * length[other[near]]
+    # Walls that would lie in one another's building are one, however little outlines tell.
+    overlap = inwards[near] * _inner_side(rings, owner)[walls.ring[one[near]]] > 0
+    least = np.where(overlap, COMMON_IF_OVERLAP, COMMON_SHARE)
+    joined[near] = common >= least * length[other[near]]
     if not joined.any():
         return walls, offset
     return _onto_lines(
         rings, walls, offset, np.column_stack([one, other])[joined], middle, length, tolerance_m
     )
+
+
+def _inner_side(rings: Rings, owner: Indices) -> Floats:
+    """(R,) 1 for rings with their building on the left, and -1 for the others."""
+    area = rings.moments[rings.first_break[1:] - 1, 6]
+    is_shell = np.diff(owner, prepend=-1) > 0
+    return np.where((area > 0) == is_shell, 1.0, -1.0)
 
 
 def _onto_lines(
