@@ -12,6 +12,7 @@ import numpy as np
 
 from footprints.vector.metric import components
 from footprints.vector.outlines import Indices
+from footprints.vector.touching import TOUCH_M
 from footprints.vector.walls import Floats, Rings, Walls
 
 PARALLEL = np.sin(np.radians(20.0))
@@ -19,13 +20,13 @@ PARALLEL = np.sin(np.radians(20.0))
 BESIDE_SHARE = 0.6
 """Such walls lie within this share of the tolerance of each other."""
 COMMON_SHARE = 0.3
-"""Outlines follow each other over this share of the shorter wall, at least."""
+"""Outlines have this share of the shorter wall in common, at least."""
+COMMON_IF_OVERLAP = 0.05
+"""The same where the walls would overlap."""
 IN_LINE = np.sin(np.radians(4.0))
-IN_LINE_SHARE = 0.15
+IN_LINE_SHARE = 0.1
 """Walls that go on from house to house differ by less than this angle and share of the tolerance:
 fronts that do step back by a brick or two stay as they are."""
-SAME_POINT_M = 1e-4
-"""Metres; vertices nearer to each other are the same."""
 
 
 def share_walls(
@@ -65,7 +66,8 @@ def share_walls(
     swap = length[one] < length[other]
     one, other = np.where(swap, other, one), np.where(swap, one, other)
     turn = np.abs(cos[one] * sin[other] - sin[one] * cos[other])
-    beside = np.abs(((middle[other] - middle[one]) * normal[one]).sum(axis=1))
+    inwards = ((middle[other] - middle[one]) * normal[one]).sum(axis=1)
+    beside = np.abs(inwards)
     reach = [((end[other] - middle[one]) * along[one]).sum(axis=1) for end in ends]
     gap = np.maximum(np.minimum(*reach), -length[one] / 2) - np.minimum(
         np.maximum(*reach), length[one] / 2
@@ -74,12 +76,22 @@ def share_walls(
     near = (turn < PARALLEL) & (beside < BESIDE_SHARE * tolerance_m) & (gap < 0) & ~in_line
     common = _common_lengths(rings, walls, one[near], other[near], along)
     joined = in_line
-    joined[near] = common >= COMMON_SHARE * length[other[near]]
+    # Walls that would lie in one another's building are one, however little outlines tell.
+    overlap = inwards[near] * _inner_side(rings, owner)[walls.ring[one[near]]] > 0
+    least = np.where(overlap, COMMON_IF_OVERLAP, COMMON_SHARE)
+    joined[near] = common >= least * length[other[near]]
     if not joined.any():
         return walls, offset
     return _onto_lines(
         rings, walls, offset, np.column_stack([one, other])[joined], middle, length, tolerance_m
     )
+
+
+def _inner_side(rings: Rings, owner: Indices) -> Floats:
+    """(R,) 1 for rings with their building on the left, and -1 for the others."""
+    area = rings.moments[rings.first_break[1:] - 1, 6]
+    is_shell = np.diff(owner, prepend=-1) > 0
+    return np.where((area > 0) == is_shell, 1.0, -1.0)
 
 
 def _onto_lines(
@@ -119,34 +131,77 @@ def _onto_lines(
 def _common_lengths(
     rings: Rings, walls: Walls, one: Indices, other: Indices, along: Floats
 ) -> Floats:
-    """(p,) how far the runs of pairs of walls have vertices in common, in metres."""
-    if not len(one):
-        return np.zeros(0)
-    used, number = np.unique(np.concatenate([one, other]), return_inverse=True)
-    first, last = rings.breakpoints[walls.start[used]], rings.breakpoints[walls.end[used]]
-    count = last - first + 1
-    wall = np.repeat(np.arange(len(used)), count)
-    vertex = np.arange(len(wall)) - np.repeat(np.cumsum(count) - count - first, count)
-    points = rings.points[vertex] + rings.origin[walls.ring[used]][wall]
-    cells = np.round(points / SAME_POINT_M).astype(np.int64)
-    order = np.lexsort((cells[:, 1], cells[:, 0]))
-    new = np.append(True, (np.diff(cells[order], axis=0) != 0).any(axis=1))
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.cumsum(new)
-    # All pairs of run and vertex, sorted: the vertices of other runs are looked for in there.
-    key = np.sort(wall * (len(order) + 1) + place)
-    begin = np.cumsum(count) - count
-    mine, its = number[: len(one)], number[len(one) :]
-    pair = np.repeat(np.arange(len(one)), count[its])
-    size = count[its]
-    at = np.arange(len(pair)) - np.repeat(np.cumsum(size) - size - begin[its], size)
-    wanted = mine[pair] * (len(order) + 1) + place[at]
-    found = key[np.minimum(np.searchsorted(key, wanted), len(key) - 1)] == wanted
-    reach = (points[at] * along[one][pair]).sum(axis=1)[found]
-    low, high = np.full(len(one), np.inf), np.full(len(one), -np.inf)
-    np.minimum.at(low, pair[found], reach)
-    np.maximum.at(high, pair[found], reach)
-    return np.asarray(np.maximum(high - low, 0.0))
+    """(p,) metres, along the first one, that the runs of pairs of walls have in common.
+
+    Outlines that only meet in corners, as those of pixels do across a lane, have none.
+    """
+    pair_a, a0, a1 = _run_edges(rings, walls, one)
+    pair_b, b0, b1 = _run_edges(rings, walls, other)
+    row, found = _side_by_side(
+        pair_a, _reaches(a0, a1, along[one][pair_a]), pair_b, _reaches(b0, b1, along[one][pair_b])
+    )
+    a0, step = a0[row], (a1 - a0)[row]
+    length = np.maximum(np.hypot(*step.T), 1e-12)
+    unit = step / length[:, None]
+    t0, d0 = _along_and_across(b0[found] - a0, unit)
+    t1, d1 = _along_and_across(b1[found] - a0, unit)
+    low = np.maximum(np.minimum(t0, t1), 0.0)
+    high = np.minimum(np.maximum(t0, t1), length)
+    slope = (d1 - d0) / np.where(np.abs(t1 - t0) < 1e-9, np.inf, t1 - t0)
+    off = np.maximum(np.abs(d0 + (low - t0) * slope), np.abs(d0 + (high - t0) * slope))
+    meet = (high > low) & (off <= TOUCH_M)
+    pair = pair_a[row[meet]]
+    share = np.abs((unit[meet] * along[one[pair]]).sum(axis=1))
+    return np.asarray(np.bincount(pair, (high - low)[meet] * share, len(one)))
+
+
+def _run_edges(rings: Rings, walls: Walls, which: Indices) -> tuple[Indices, Floats, Floats]:
+    """Edges of the runs of some walls: the position of the wall in ``which``, and (m, 2) ends."""
+    first = rings.breakpoints[walls.start[which]]
+    count = rings.breakpoints[walls.end[which]] - first
+    run = np.repeat(np.arange(len(which)), count)
+    edge = np.arange(len(run)) - np.repeat(np.cumsum(count) - count - first, count)
+    origin = rings.origin[walls.ring[which]][run]
+    return run, rings.points[edge] + origin, rings.points[edge + 1] + origin
+
+
+def _reaches(begin: Floats, end: Floats, along: Floats) -> tuple[Floats, Floats]:
+    """(m,) where edges begin and end along lines."""
+    one, other = (begin * along).sum(axis=1), (end * along).sum(axis=1)
+    return np.minimum(one, other), np.maximum(one, other)
+
+
+def _along_and_across(vector: Floats, unit: Floats) -> tuple[Floats, Floats]:
+    return (vector * unit).sum(axis=1), vector[:, 1] * unit[:, 0] - vector[:, 0] * unit[:, 1]
+
+
+def _side_by_side(
+    pair_a: Indices,
+    reach_a: tuple[Floats, Floats],
+    pair_b: Indices,
+    reach_b: tuple[Floats, Floats],
+) -> tuple[Indices, Indices]:
+    """Index of edges of the one and of the other run of a pair whose (low, high) reaches overlap.
+
+    Both lists are in order of pairs.
+    """
+    pairs = int(max(pair_a.max(initial=-1), pair_b.max(initial=-1))) + 1
+    start = np.full(pairs, np.inf)
+    np.minimum.at(start, pair_a, reach_a[0])
+    np.minimum.at(start, pair_b, reach_b[0])
+    low_a, high_a = (each - start[pair_a] for each in reach_a)
+    low_b, high_b = (each - start[pair_b] for each in reach_b)
+    longest = np.zeros(pairs)
+    np.maximum.at(longest, pair_b, high_b - low_b)
+    # Pairs one behind the other on a single axis, so that one search serves all of them.
+    width = max(high_a.max(initial=0.0), high_b.max(initial=0.0)) + longest.max(initial=0.0) + 1.0
+    order = np.argsort(pair_b * width + low_b)
+    key = (pair_b * width + low_b)[order]
+    first = np.searchsorted(key, pair_a * width + low_a - longest[pair_a], "left")
+    count = np.searchsorted(key, pair_a * width + high_a, "right") - first
+    row = np.repeat(np.arange(len(pair_a)), count)
+    at = np.arange(len(row)) - np.repeat(np.cumsum(count) - count - first, count)
+    return row, order[at]
 
 
 def _pairs_of_walls(building: Indices, touching: Indices) -> tuple[Indices, Indices]:

@@ -38,8 +38,13 @@ def find_touching(polygons: Polygons) -> Indices:
         (p, 2) pairs, each once, the lower index first. A footprint that overlaps another touches
         none.
     """
-    near = shapely.STRtree(polygons).query(polygons, predicate="dwithin", distance=TOUCH_M).T
-    pairs: Indices = near[near[:, 0] < near[:, 1]]
+    bounds = shapely.bounds(polygons)
+    grown = shapely.box(*(bounds + TOUCH_M * np.array([-1, -1, 1, 1])).T)
+    pairs: Indices = shapely.STRtree(polygons).query(grown).T
+    pairs = pairs[pairs[:, 0] < pairs[:, 1]]
+    # Each polygon is asked about all its neighbours, so it pays to index it.
+    shapely.prepare(polygons[np.unique(pairs[:, 0])])
+    pairs = pairs[shapely.dwithin(polygons[pairs[:, 0]], polygons[pairs[:, 1]], TOUCH_M)]
     if not len(pairs):
         return pairs
     one, other = polygons[pairs[:, 0]], polygons[pairs[:, 1]]
@@ -95,13 +100,14 @@ def outline_distance(source: Polygons, fitted: Polygons) -> Floats:
 
 
 def fit_together(
-    source: Polygons, fitted: Polygons, touching: Indices, tolerance_m: float
+    source: Polygons, fitted: Polygons, reach: Floats, touching: Indices, tolerance_m: float
 ) -> tuple[Polygons, Mask]:
     """Close the gaps and settle the overlaps that are left between touching footprints.
 
     Args:
-        source: (n,) edge-matched polygons in metres.
+        source: (n,) polygons in metres.
         fitted: (n,) what became of each; None where nothing fits.
+        reach: (n,) no less than the Hausdorff distance of both.
         touching: (p, 2) pairs of the source.
         tolerance_m: Metres; what leaves the source farther goes back to it.
 
@@ -110,7 +116,7 @@ def fit_together(
         their source, or as near to it as their neighbours let them.
     """
     back = shapely.is_missing(fitted)
-    result = np.where(back, source, fitted)
+    result, reach = np.where(back, source, fitted), np.where(back, 0.0, reach)
     group = components(len(source), touching)
     members = np.unique(touching)
     for _ in range(ROUNDS):
@@ -121,7 +127,10 @@ def fit_together(
         # Sources come first: they keep their ground, and neighbours adapt to them.
         order = members[np.argsort(~back[members], kind="stable")]
         together = clean_coverage(result[order], GAP_SHARE * tolerance_m)
-        distance = outline_distance(source[order], together)
+        # Of two outlines of few vertices it is found sooner than of either and its source.
+        distance = reach[order] + outline_distance(result[order], together)
+        unclear = np.flatnonzero(distance > tolerance_m)
+        distance[unclear] = outline_distance(source[order[unclear]], together[unclear])
         lost = order[~((distance <= tolerance_m) & shapely.is_valid(together))]
         in_trouble = np.isin(group[order], group[lost])
         result[order[~in_trouble]] = together[~in_trouble]
@@ -129,7 +138,7 @@ def fit_together(
         again = members[np.isin(group[members], group[lost[back[lost]]])]
         for newly in (lost, again):
             back[newly] = True
-            result[newly] = source[newly]
+            result[newly], reach[newly] = source[newly], 0.0
     trouble = members[np.isin(group[members], group[members[~back[members]]])]
     back[trouble] = True
     result[trouble] = source[trouble]
@@ -152,8 +161,9 @@ def settle_overlaps(
         (n,) polygons and (n,) True for those that are as their source.
     """
     fitted, back = fitted.copy(), back.copy()
+    changed = ~back
     for _ in range(ROUNDS):
-        pairs = new_overlaps(source, fitted, ~back)
+        pairs = new_overlaps(source, fitted, changed)
         if not len(pairs):
             return fitted, back
         rank = np.lexsort((np.arange(len(iou)), iou, back))
@@ -169,6 +179,7 @@ def settle_overlaps(
         fitted[loser[sound]] = rest[sound]
         fitted[loser[~sound]] = source[loser[~sound]]
         back[loser[~sound]] = True
+        changed = np.isin(np.arange(len(fitted)), loser)
     while len(pairs := new_overlaps(source, fitted, ~back)):
         fitted[pairs.ravel()], back[pairs.ravel()] = source[pairs.ravel()], True
     return fitted, back
@@ -176,8 +187,10 @@ def settle_overlaps(
 
 def new_overlaps(source: Polygons, fitted: Polygons, changed: Mask) -> Indices:
     """(p, 2) pairs, one of them changed, that share ground though their sources had none."""
-    pairs: Indices = shapely.STRtree(fitted).query(fitted, predicate="intersects").T
-    pairs = pairs[(pairs[:, 0] < pairs[:, 1]) & changed[pairs].any(axis=1)]
+    index = np.flatnonzero(changed)
+    row, other = shapely.STRtree(fitted).query(fitted[index], predicate="intersects")
+    once = (index[row] < other) | ~changed[other]
+    pairs: Indices = np.sort(np.column_stack([index[row], other])[once], axis=1)
     common = common_area(fitted[pairs[:, 0]], fitted[pairs[:, 1]])
     pairs, common = pairs[common > NO_AREA_M2], common[common > NO_AREA_M2]
     one, other = source[pairs[:, 0]], source[pairs[:, 1]]

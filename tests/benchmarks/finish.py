@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-import shapely
 from dense_town import chips_of_a_period, grid_of
+from machine import describe
 from merge import TO_UTM, UTM, rows
 
 import footprints as fp
@@ -53,9 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--instances", type=int, default=280_000)
     options = parser.parse_args()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; "
-          f"Python {platform.python_version()}, shapely {shapely.__version__}")  # fmt: skip
-    print(f"python {' '.join(sys.argv)}")
+    print(f"load {os.getloadavg()[0]:.1f}; {describe('shapely')}")
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder, "run")
         start, cpu_start = time.perf_counter(), time.process_time()

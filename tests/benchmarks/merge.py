@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -29,6 +28,7 @@ import numpy as np
 import shapely
 from affine import Affine
 from dense_town import CHIP, GSD_M, chips_of_a_period, chips_of_a_row, grid_of
+from machine import describe
 from pyproj import CRS
 
 from footprints.chip import ChipGrid, Instances
@@ -164,10 +164,7 @@ def main() -> None:
         print(json.dumps(run_once(options.instances, options.once)))
         return
 
-    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; "
-          f"Python {platform.python_version()}, shapely {shapely.__version__}, "
-          f"GEOS {shapely.geos_version_string}, NumPy {np.__version__}")  # fmt: skip
-    print(f"python {' '.join(sys.argv)}")
+    print(f"load {os.getloadavg()[0]:.1f}; {describe('shapely', 'numpy')}")
     seconds = {}
     with tempfile.TemporaryDirectory() as folder:
         for times in (1, 4):

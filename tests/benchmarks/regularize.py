@@ -13,18 +13,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
 import shapely
+from machine import describe
 from shapely import affinity
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -52,12 +51,7 @@ def main() -> None:
     options = parser.parse_args()
     sys.path.insert(0, str(TESTS))
     cases = [*made_cases(options.each), *real_cases()]
-    print(f"command: python {' '.join(sys.argv)}")
-    print(
-        f"machine: {processor()}, {os.cpu_count()} cores, one used; Python "
-        f"{platform.python_version()}, shapely {shapely.__version__} (GEOS "
-        f"{shapely.geos_version_string}), buildingregulariser {version('buildingregulariser')}"
-    )
+    print(f"one core of: {describe('shapely', 'buildingregulariser')}")
     print(f"runs: {options.runs} of each; the least time counts")
     for case in cases:
         print(f"\n{case.name}: {len(case.layer)} buildings")
@@ -191,16 +185,6 @@ def by_buildingregulariser(layer: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
 def by_rectangles(layer: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     rectangles = shapely.minimum_rotated_rectangle(layer.geometry.to_numpy())
     return gpd.GeoDataFrame({"number": np.arange(len(layer))}, geometry=rectangles, crs=layer.crs)
-
-
-def processor() -> str:
-    """Name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
-import sys
 import time
 from collections.abc import Callable
 
@@ -23,6 +21,7 @@ import rasterio.features
 import shapely
 from affine import Affine
 from dense_town import SIDE, chips_of_a_period
+from machine import describe
 from numpy.typing import NDArray
 
 from footprints.chip import Instances, MaskGroup
@@ -88,10 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--turns", type=int, default=10)
     options = parser.parse_args()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; "
-          f"Python {platform.python_version()}, shapely {shapely.__version__}, "
-          f"rasterio {rasterio.__version__}, NumPy {np.__version__}")  # fmt: skip
-    print(f"python {' '.join(sys.argv)}")
+    print(f"load {os.getloadavg()[0]:.1f}; {describe('shapely', 'rasterio', 'numpy')}")
 
     chips = chips_of_a_period()
     count = sum(len(seen) for seen in chips)

@@ -299,6 +299,17 @@ def test_lanes_stay_open_and_nobody_overlaps_his_neighbour():
             assert shapely.intersection(one, other).area < 1e-6
 
 
+@pytest.mark.parametrize("angle", [10, 23, 35])
+def test_a_lane_that_pixels_bridge_at_corners_stays_open(angle):
+    lane = box(0, 0, 6, 10), box(6.3, 0, 12, 10)
+    true = [affinity.rotate(p, angle, origin=(0, 0)) for p in lane]
+    rows = common_staircase(true)
+    assert shapely.distance(*rows) == 0
+    result = outlines(regularize(gpd.GeoDataFrame(geometry=rows, crs=UTM)))
+    assert shapely.distance(*result) > 0.2
+    assert ious(result, np.array(true)).min() > 0.99
+
+
 # Holes.
 
 
