@@ -26,6 +26,7 @@ from shapely import Geometry, Polygon
 from footprints.chip import ChipGrid, Detector
 from footprints.detection import Looking, cover_scene, detect
 from footprints.errors import ConfigError, OrientationWarning, RasterError, RunError
+from footprints.merging import merge_layers
 from footprints.raster.source import Scene, open_scene
 from footprints.vector.detected import ChipRow, DetectedScene
 from footprints.vector.kept import KeptRun, check_run_place, keep_scenes, kept_scenes, read_run
@@ -145,7 +146,8 @@ def predict(
     Returns:
         The footprint layer; its columns are documented in `footprints.vector.layer`. Column
         ``source`` says which scene a building was found in: its file name, or its whole path where
-        two scenes have the same name.
+        two scenes have the same name. What several scenes show is there once, as `merge_layers`
+        has it, unless footprints may overlap.
 
     Raises:
         ConfigError: A number is out of range, a CRS or method unknown, or keypoints asked of a
@@ -339,6 +341,8 @@ def _make_layer(scenes: Iterable[DetectedScene], run: KeptRun, wanted: _Wanted) 
         attach_scenes(layer, [record])
         layers.append(layer)
     layer = concat_layers(layers, crs=wanted.crs)
+    if len(layers) > 1 and not may_overlap:
+        layer = merge_layers([layer])
     if wanted.keypoints is not None:
         points = keypoint_layer(layer, run.keypoints)
         write_layer(points, wanted.keypoints, overwrite=wanted.overwrite, geometry="Point")

@@ -433,8 +433,18 @@ def test_scenes_in_several_crs_make_one_layer(write):
 
 def test_scenes_of_one_name_are_told_apart_by_their_paths(write, town):
     scenes = [write("east/town.tif"), write("west/town.tif"), write("other.tif")]
-    layer = predict(scenes, town)
+    layer = predict(scenes, town, overlaps=True)
     assert layer["source"].unique().tolist() == [str(scenes[0]), str(scenes[1]), "other.tif"]
+
+
+def test_what_several_scenes_show_is_there_once(write, town):
+    one, other = write("one.tif"), write("other.tif")
+    alone, both = predict(one, town), predict([one, other], town)
+    shared = both.overlay(alone, how="intersection")
+    assert shared.area.sum() > 0.99 * alone.area.sum()
+    assert len(both) == len(alone)
+    assert len(predict([one, other], town, overlaps=True)) == 2 * len(alone)
+    assert [scene.source for scene in scenes_of(both)] == ["one.tif", "other.tif"]
 
 
 def test_an_empty_scene_does_not_change_the_layers_types(write, town):

@@ -148,8 +148,8 @@ def check_run_place(folder: Path, *, overwrite: bool) -> None:
     """Find out before the work starts whether a run can be kept in a folder.
 
     Raises:
-        OutputError: It exists, or is no run and must not be replaced, or its parent is missing or
-            not writable.
+        OutputError: It exists, or is no run and must not be replaced, or its parent cannot be made
+            or is not writable.
     """
     if folder.exists() and overwrite and not (folder / HEAD).is_file():
         raise OutputError(f"not a kept run: {folder}; only those are replaced, give another name")
@@ -157,6 +157,10 @@ def check_run_place(folder: Path, *, overwrite: bool) -> None:
         if not overwrite:
             raise OutputError(f"kept run exists: {folder}; replace it with --overwrite")
         folder = folder / HEAD
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise OutputError(f"cannot make {folder.parent} for the kept run: {err.strerror}") from err
     check_place(folder, "kept run", overwrite=overwrite)
 
 

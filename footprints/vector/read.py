@@ -194,7 +194,7 @@ def _only_layer(path: str | Path) -> str:
     if len(names) > 1:
         raise LayerError(
             f"{path} holds {len(names)} layers ({', '.join(names)}); "
-            f"pass the name of one, or save it in a file of its own"
+            f"save the one you mean in a file of its own"
         )
     return names[0]
 
