@@ -130,6 +130,15 @@ def clean_polygons(layer: GeoDataFrame, *, name: str = "layer") -> GeoDataFrame:
     return cleaned
 
 
+def open_polygons(layer: GeoDataFrame | str | Path) -> GeoDataFrame:
+    """A layer, or that of a file, as `clean_polygons` has it.
+
+    Raises:
+        LayerError: As `read_layer` and `clean_polygons`.
+    """
+    return clean_polygons(layer) if isinstance(layer, GeoDataFrame) else read_layer(layer)
+
+
 def make_valid_polygons(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
     """Repair polygons: what their rings enclose, less their holes, lines and points left out.
 

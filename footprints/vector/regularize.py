@@ -15,6 +15,7 @@ Frame: metres on the ground (`metric`), angles counter-clockwise from east.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -31,7 +32,7 @@ from footprints.vector.metric import MetricFrame
 from footprints.vector.orientation import QUARTER
 from footprints.vector.outlines import Indices, Mask, Polygons
 from footprints.vector.parts import largest_parts
-from footprints.vector.read import clean_polygons
+from footprints.vector.read import open_polygons
 from footprints.vector.result import UNCHANGED, check_metres, described
 from footprints.vector.shared_walls import share_walls
 from footprints.vector.touching import find_touching, fit_together, settle_overlaps
@@ -57,7 +58,7 @@ EIGHTHS = QUARTER * np.array([0.0, 0.5, 1.0, 1.5])
 
 
 def regularize(
-    layer: GeoDataFrame, method: str = "auto", tolerance_m: float = DEFAULT_TOLERANCE_M
+    layer: GeoDataFrame | str | Path, method: str = "auto", tolerance_m: float = DEFAULT_TOLERANCE_M
 ) -> GeoDataFrame:
     """Give buildings straight walls.
 
@@ -66,7 +67,8 @@ def regularize(
     ground in common still have none.
 
     Args:
-        layer: Polygons and multipolygons in any CRS; without one, the tolerance is in its units.
+        layer: Polygons and multipolygons in any CRS, or a file of them; without CRS, the tolerance
+            is in the layer's units.
         method: One of `METHODS`; "auto" chooses for each building.
         tolerance_m: Metres on the ground, in any CRS. No outline moves farther (as a Hausdorff
             distance at the vertices), and details smaller than it go; holes nowhere wider than it
@@ -79,14 +81,15 @@ def regularize(
 
     Raises:
         ConfigError: The method is unknown, or the tolerance not a positive number.
-        LayerError: Geometries are no polygons, or lie where the CRS is not defined.
+        LayerError: A file is missing or has no CRS, or geometries are no polygons or lie where the
+            CRS is not defined.
 
     Warns:
         LabelWarning: Invalid polygons were repaired, or had no area and were left out.
     """
     check_method(method)
     check_metres(tolerance_m, "tolerance")
-    layer = clean_polygons(layer)
+    layer = open_polygons(layer)
     original = layer.geometry.to_numpy()
     if not len(original):
         return described(layer, original, regularized=pd.Series(dtype=str), iou=np.empty(0))

@@ -11,6 +11,7 @@ less; in the end they stay as they were, so nothing can fail.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import shapely
@@ -19,7 +20,7 @@ from shapely import GeometryType
 
 from footprints.vector.metric import MetricFrame
 from footprints.vector.outlines import Indices, Mask, Polygons
-from footprints.vector.read import clean_polygons
+from footprints.vector.read import open_polygons
 from footprints.vector.result import check_metres, described
 from footprints.vector.touching import find_touching, match_edges, new_overlaps
 from footprints.vector.walls import Floats
@@ -30,14 +31,15 @@ RING_POINTS = 4
 """A triangle, its first vertex repeated."""
 
 
-def simplify(layer: GeoDataFrame, tolerance_m: float) -> GeoDataFrame:
+def simplify(layer: GeoDataFrame | str | Path, tolerance_m: float) -> GeoDataFrame:
     """Drop vertices that matter less than a distance.
 
     No building is lost, all stay valid and keep their holes, touching buildings keep one shared
     wall, and buildings that had no ground in common still have none.
 
     Args:
-        layer: Polygons and multipolygons in any CRS; without one, the tolerance is in its units.
+        layer: Polygons and multipolygons in any CRS, or a file of them; without CRS, the tolerance
+            is in the layer's units.
         tolerance_m: Metres on the ground, in any CRS: the Hausdorff distance between an outline and
             what becomes of it is no more.
 
@@ -47,13 +49,14 @@ def simplify(layer: GeoDataFrame, tolerance_m: float) -> GeoDataFrame:
 
     Raises:
         ConfigError: The tolerance is not a positive number.
-        LayerError: Geometries are no polygons, or lie where the CRS is not defined.
+        LayerError: A file is missing or has no CRS, or geometries are no polygons or lie where the
+            CRS is not defined.
 
     Warns:
         LabelWarning: Invalid polygons were repaired, or had no area and were left out.
     """
     check_metres(tolerance_m, "simplify")
-    layer = clean_polygons(layer)
+    layer = open_polygons(layer)
     original = layer.geometry.to_numpy()
     if not len(original):
         return layer

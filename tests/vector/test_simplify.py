@@ -6,12 +6,14 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
+from geopandas.testing import assert_geodataframe_equal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import CRS
 from shapely import Polygon, box
 
-from footprints.errors import ConfigError
+from footprints.errors import ConfigError, LayerError
+from footprints.vector.regularize import regularize
 from footprints.vector.simplify import simplify
 
 UTM = CRS("EPSG:32645")
@@ -134,3 +136,15 @@ def test_what_is_no_distance_is_one_line(value):
 
 def test_an_empty_layer_stays_one():
     assert len(simplify(gpd.GeoDataFrame({"id": []}, geometry=[], crs=UTM), 1.0)) == 0
+
+
+@pytest.mark.parametrize("change", [simplify, regularize], ids=["simplify", "regularize"])
+def test_a_file_will_do_in_place_of_a_layer(tmp_path, change):
+    cells = [box(0, 0, 20, 12).segmentize(0.7), box(30, 0, 44, 9).segmentize(0.7)]
+    layer = gpd.GeoDataFrame({"owner": ["a", "b"]}, geometry=cells, crs=UTM)
+    layer.to_file(tmp_path / "houses.gpkg")
+    changed = change(tmp_path / "houses.gpkg", tolerance_m=0.5)
+    assert_geodataframe_equal(changed, change(layer, tolerance_m=0.5))
+    assert (shapely.get_num_coordinates(outlines(changed)) == 5).all()
+    with pytest.raises(LayerError, match=r"nowhere\.gpkg"):
+        change(tmp_path / "nowhere.gpkg", tolerance_m=0.5)
