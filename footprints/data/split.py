@@ -124,9 +124,10 @@ def split_by_place(
             blocks += choose_by_share(free, validation_share, seed)
         if validation_share and not blocks:
             raise TrainingError(
-                f"too little ground to validate on a share of {validation_share}: a scene with two "
-                f"blocks of a chip's size is needed; give validation polygons, a smaller chip size "
-                f"or a share of 0"
+                f"too little ground to validate on a share of {validation_share}: that takes an "
+                f"image two chips of {chip_size} px wide and high, or several images apart, beside "
+                f"the holdout; name polygons to validate on (data.validation), or set a smaller "
+                f"data.chip_size or data.validation_share=0"
             )
     kept = _Ground(
         [*held_out.shapes, *(block.outline for block in blocks)],
