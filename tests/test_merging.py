@@ -171,15 +171,12 @@ def test_a_layer_of_one_scene_stays_as_it_is(predict):
 def test_scenes_of_one_layer_are_merged_as_well(predict, tmp_path):
     for part in SPLITS["overlapping"]:
         predict(part)
-    layer = fp.predict(
-        [tmp_path / "0-0.tif", tmp_path / "120-0.tif"],
-        detector=KnownBuildings(TRUTH),
-        chip_size=128,
-        overlap=40,
-        progress=False,
-    )
-    assert len(layer) > len(TOWN)
-    assert_is_town(fp.merge_layers([layer]))
+    scenes = [tmp_path / "0-0.tif", tmp_path / "120-0.tif"]
+    options = {"detector": KnownBuildings(TRUTH), "chip_size": 128, "overlap": 40}
+    doubled = fp.predict(scenes, overlaps=True, progress=False, **options)
+    assert len(doubled) > len(TOWN)
+    assert_is_town(fp.merge_layers([doubled]))
+    assert_is_town(fp.predict(scenes, progress=False, **options))
 
 
 def test_a_merged_layer_can_be_merged_again(predict):

@@ -150,7 +150,13 @@ def test_keypoints_that_are_no_corners_cannot_be_learnt(config_file, tmp_path):
 
 def start(config_file: Path, folder: Path, *options: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "footprints.cli", "train", config_file, "-o", folder, *options]
-    return subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*map(str, command)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # Shells have jobs in the background ignore it, and what those start inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 @pytest.mark.slow

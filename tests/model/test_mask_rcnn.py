@@ -258,7 +258,7 @@ def test_one_image_with_a_square_building_is_learnt_by_heart():
 
 
 def test_the_network_that_ships_has_fewer_than_20_million_parameters(monkeypatch):
-    for name in ("FOOTPRINTS_DATA", "TOWNS", "LITE0_WEIGHTS"):
+    for name in ("FOOTPRINTS_DATA", "TOWNS", "FOUND", "LITE0_WEIGHTS"):
         monkeypatch.setenv(name, "nowhere")
     config = load_config(
         CONFIGS / "buildings-lite0.yaml", ["model.backbone.pretrained=false"]
