@@ -27,7 +27,7 @@ from footprints.config import load_class_map
 from footprints.errors import ConfigError, LayerError
 from footprints.vector.classes import read_classes, read_values
 from footprints.vector.layer import reproject
-from footprints.vector.read import clean_polygons, read_layer
+from footprints.vector.read import open_polygons
 
 UNKNOWN_SHARE = 0.5
 """A prediction with this share on ground whose class is unknown is neither right nor wrong."""
@@ -141,9 +141,9 @@ def evaluate(
     if class_map is not None and class_field is None:
         raise ConfigError("a class map needs the class field whose values it maps")
     known = load_class_map({} if class_map is None else class_map)
-    true = _load(truth, "truth")
-    found = _moved_to(true, _load(predicted, "predicted"), "predicted")
-    area = None if aoi is None else _moved_to(true, _load(aoi, "aoi"), "aoi")
+    true = open_polygons(truth, name="truth", needs_crs=False)
+    found = _open_beside(true, predicted, "predicted")
+    area = None if aoi is None else _open_beside(true, aoi, "aoi")
     _require_overlap(found, true, area)
     scores = _confidences(found, needed=confidence is not None)
     if confidence is not None:
@@ -219,14 +219,9 @@ def _candidates(
     return pairs[ious >= least], np.minimum(ious[ious >= least], 1.0)
 
 
-def _load(layer: GeoDataFrame | str | Path, name: str) -> GeoDataFrame:
-    if isinstance(layer, GeoDataFrame):
-        return clean_polygons(layer, name=name)
-    return read_layer(layer, needs_crs=False)
-
-
-def _moved_to(truth: GeoDataFrame, layer: GeoDataFrame, name: str) -> GeoDataFrame:
+def _open_beside(truth: GeoDataFrame, given: GeoDataFrame | str | Path, name: str) -> GeoDataFrame:
     """The layer in the CRS of the truth; pixel coordinates fit pixel coordinates only."""
+    layer = open_polygons(given, name=name, needs_crs=False)
     if truth.crs is None and layer.crs is None:
         return layer
     if truth.crs is None or layer.crs is None:

@@ -75,7 +75,26 @@ def merge_layers(
         [each.layer if crs is None else reproject(each.layer, crs) for each in given],
         ignore_index=True,
     )
-    rows["id"] = free_numbers(rows["id"].to_numpy())
+    layer = snap_vertices(_merge_rows(rows, scenes))
+    if output is not None:
+        write_layer(layer, output, overwrite=overwrite)
+    return layer
+
+
+def merge_own_scenes(layer: GeoDataFrame) -> GeoDataFrame:
+    """Settle what several scenes of one layer show, as `merge_layers` does.
+
+    Args:
+        layer: Footprint layer with the record of its scenes, straight from the scenes: vertices
+            need not be rounded yet, and are not by this.
+    """
+    return _merge_rows(layer, scenes_of(layer))
+
+
+def _merge_rows(rows: GeoDataFrame, scenes: Sequence[SceneRecord]) -> GeoDataFrame:
+    """The footprints of all scenes, in one CRS, with every building once."""
+    crs = rows.crs
+    rows = rows.assign(id=free_numbers(rows["id"].to_numpy()))
     views = _views(rows, scenes)
     there, back = _plane(rows, crs, scenes)
     merged = merge_scenes(
@@ -87,10 +106,7 @@ def merge_layers(
         ),
         views.grounds(crs, there),
     )
-    layer = snap_vertices(_assemble(rows, merged, back, crs, scenes))
-    if output is not None:
-        write_layer(layer, output, overwrite=overwrite)
-    return layer
+    return _assemble(rows, merged, back, crs, scenes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

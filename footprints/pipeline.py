@@ -26,7 +26,7 @@ from shapely import Geometry, Polygon
 from footprints.chip import ChipGrid, Detector
 from footprints.detection import Looking, cover_scene, detect
 from footprints.errors import ConfigError, OrientationWarning, RasterError, RunError
-from footprints.merging import merge_layers
+from footprints.merging import merge_own_scenes
 from footprints.raster.source import Scene, open_scene
 from footprints.vector.detected import ChipRow, DetectedScene
 from footprints.vector.kept import KeptRun, check_run_place, keep_scenes, kept_scenes, read_run
@@ -342,7 +342,7 @@ def _make_layer(scenes: Iterable[DetectedScene], run: KeptRun, wanted: _Wanted) 
         layers.append(layer)
     layer = concat_layers(layers, crs=wanted.crs)
     if len(layers) > 1 and not may_overlap:
-        layer = merge_layers([layer])
+        layer = merge_own_scenes(layer)
     if wanted.keypoints is not None:
         points = keypoint_layer(layer, run.keypoints)
         write_layer(points, wanted.keypoints, overwrite=wanted.overwrite, geometry="Point")

@@ -10,7 +10,8 @@ import shapely
 from affine import Affine
 from rasterio.features import rasterize
 
-from footprints.data.labels import TrainingScene, apply_affine
+from footprints.data.labels import TrainingScene
+from footprints.vector.affine import apply_affine
 
 ROOF, GROUND = 200, 50
 NORTH_UP = Affine(0.5, 0, 500_000, 0, -0.5, 4_000_000)

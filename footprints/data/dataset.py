@@ -25,11 +25,12 @@ from torch.utils.data import Dataset, Sampler
 
 from footprints.chip import ChipGrid, Window
 from footprints.data.augment import LEVEL, Augmentation, Range, Tilt, jitter_colours
-from footprints.data.labels import LEFT_OUT, LabelledImage, apply_affine, window_box
+from footprints.data.labels import LEFT_OUT, LabelledImage, window_box
 from footprints.data.split import Block, TrainingImage
 from footprints.data.targets import Cut, Sample, make_sample
 from footprints.errors import TrainingError
 from footprints.raster.source import Scene, open_scene
+from footprints.vector.affine import apply_affine
 
 ATTEMPTS = 32
 """Windows drawn anywhere in search of buildings, before they are drawn around known ones."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from footprints.chip import Window
 from footprints.errors import LabelWarning, LayerError, RasterError
 from footprints.raster.source import open_scene
+from footprints.vector.affine import apply_affine
 from footprints.vector.classes import count_values, read_classes, require_column
 from footprints.vector.read import read_layer
 
@@ -113,14 +114,6 @@ def window_box(window: Window) -> shapely.Polygon:
 def to_crs_units(window: Window, transform: Affine) -> shapely.Polygon:
     """The outline of a window in raster pixels, in CRS units."""
     return apply_affine(np.array([window_box(window)]), transform)[0]
-
-
-def apply_affine(geometries: NDArray[np.object_], transform: Affine) -> NDArray[np.object_]:
-    """Move geometries by an affine: (n,) in, (n,) out."""
-    matrix = np.array([[transform.a, transform.d], [transform.b, transform.e]])
-    offset = np.array([transform.c, transform.f])
-    moved: NDArray[np.object_] = shapely.transform(geometries, lambda xy: xy @ matrix + offset)
-    return moved
 
 
 def list_images(images: str | Path | Sequence[str | Path]) -> list[str]:

@@ -23,11 +23,11 @@ from footprints.chip import Window
 from footprints.data.labels import (
     LEFT_OUT,
     LabelledImage,
-    apply_affine,
     to_crs_units,
     window_box,
 )
 from footprints.errors import TrainingError
+from footprints.vector.affine import apply_affine
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame

@@ -21,7 +21,8 @@ from rasterio.features import geometry_mask
 
 from footprints.chip import Window
 from footprints.data.augment import LEVEL, UPRIGHT, Orientation, Tilt
-from footprints.data.labels import LEFT_OUT, LabelledImage, apply_affine, window_box
+from footprints.data.labels import LEFT_OUT, LabelledImage, window_box
+from footprints.vector.affine import apply_affine
 from footprints.vector.coverage import rasterize_coverage
 
 MASK_SIDE = 112

@@ -36,6 +36,7 @@ from pyproj.exceptions import ProjError
 from shapely import GeometryType
 
 from footprints.errors import FootprintsWarning, LayerError
+from footprints.vector.affine import apply_affine, transform_points
 from footprints.vector.numbering import free_numbers, number_by_place
 from footprints.vector.read import make_valid_polygons
 from footprints.vector.scenes import attach_scenes, scenes_of
@@ -100,11 +101,7 @@ def place(
     """
     if not np.isfinite(transform[:6]).all():
         raise LayerError(f"{source}: its georeference is not finite: {transform[:6]}")
-    linear = np.array([[transform.a, transform.d], [transform.b, transform.e]])
-    offset = np.array([transform.c, transform.f])
-    polygons, kept = _tidy(
-        shapely.transform(footprints.polygons, lambda pixels: pixels @ linear + offset), source
-    )
+    polygons, kept = _tidy(apply_affine(footprints.polygons, transform), source)
     area = areas_m2(polygons, crs)
     large = area >= min_area_m2
     polygons, kept, area = polygons[large], kept[large], area[large]
@@ -120,7 +117,7 @@ def place(
     }
     if footprints.keypoints.shape[1]:
         keypoints = footprints.keypoints[kept].copy()
-        keypoints[..., :2] = keypoints[..., :2] @ linear + offset
+        keypoints[..., :2] = transform_points(keypoints[..., :2], transform)
         columns["keypoints"] = pd.Series([*keypoints], dtype=object)
     return GeoDataFrame(columns, geometry=polygons, crs=crs)
 

@@ -130,13 +130,22 @@ def clean_polygons(layer: GeoDataFrame, *, name: str = "layer") -> GeoDataFrame:
     return cleaned
 
 
-def open_polygons(layer: GeoDataFrame | str | Path) -> GeoDataFrame:
+def open_polygons(
+    layer: GeoDataFrame | str | Path, *, name: str = "layer", needs_crs: bool = True
+) -> GeoDataFrame:
     """A layer, or that of a file, as `clean_polygons` has it.
+
+    Args:
+        layer: As such or as a file.
+        name: What messages call a layer that is no file.
+        needs_crs: Refuse a file without a coordinate reference system.
 
     Raises:
         LayerError: As `read_layer` and `clean_polygons`.
     """
-    return clean_polygons(layer) if isinstance(layer, GeoDataFrame) else read_layer(layer)
+    if isinstance(layer, GeoDataFrame):
+        return clean_polygons(layer, name=name)
+    return read_layer(layer, needs_crs=needs_crs)
 
 
 def make_valid_polygons(geometries: NDArray[np.object_]) -> NDArray[np.object_]:

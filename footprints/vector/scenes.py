@@ -39,6 +39,7 @@ from shapely.errors import GEOSException
 
 from footprints.chip import Window
 from footprints.errors import LayerError
+from footprints.vector.affine import apply_affine
 
 RECORD = "footprints"
 """Key of the record in ``attrs`` and in files."""
@@ -89,8 +90,7 @@ def describe_scene(
         pixel_m: Metres per grid pixel; None in pixel coordinates.
         parameters: Settings of the run; values that JSON can hold.
     """
-    linear = np.array([[transform.a, transform.d], [transform.b, transform.e]])
-    placed = shapely.transform(seen, lambda xy: xy @ linear + np.array([transform.c, transform.f]))
+    placed = apply_affine(np.array([seen]), transform)[0]
     outline = shapely.to_wkt(shapely.normalize(placed), rounding_precision=-1)
     # As JSON gives it back, so that a layer in memory and the same one from a file are equal.
     settings = json.loads(json.dumps(dict(parameters)))

@@ -25,12 +25,12 @@ from machine import describe
 from numpy.typing import NDArray
 
 from footprints.config import CORNERS, RunConfig
-from footprints.data.labels import apply_affine
 from footprints.data.targets import find_corners
 from footprints.evaluation import match
 from footprints.loop import read_metrics
 from footprints.pipeline import predict
 from footprints.training import CHECKPOINT, METRICS, WEIGHTS, train
+from footprints.vector.affine import apply_affine
 
 ROIS = {"align": {"op": "align"}, "pool": {"op": "pool", "reduce": "maximum"}}
 

@@ -25,7 +25,7 @@ from matplotlib.axes import Axes
 from rasterio.windows import from_bounds
 
 import footprints as fp
-from footprints.data.labels import apply_affine
+from footprints.vector.affine import apply_affine
 from footprints.vector.kept import KeptPass, kept_scenes, read_run
 from footprints.vector.seams import windows_of
 

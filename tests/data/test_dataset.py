@@ -20,10 +20,11 @@ from footprints.data.dataset import (
     ValidationChips,
     collate,
 )
-from footprints.data.labels import LabelledImage, TrainingScene, apply_affine, read_training_scene
+from footprints.data.labels import LabelledImage, TrainingScene, read_training_scene
 from footprints.data.split import Split, TrainingImage, split_by_place
 from footprints.data.targets import MASK_SIDE, Sample
 from footprints.errors import TrainingError
+from footprints.vector.affine import apply_affine
 
 PLAIN = Augmentation().with_colour(0)
 """Scale and turns, but colours as they are."""

@@ -15,12 +15,12 @@ from footprints.chip import Window
 from footprints.data.labels import (
     LabelledImage,
     TrainingScene,
-    apply_affine,
     read_training_scene,
     window_box,
 )
 from footprints.data.split import Block, Split, TrainingImage, choose_by_share, split_by_place
 from footprints.errors import TrainingError
+from footprints.vector.affine import apply_affine
 
 WHOLE = Window(0, 0, 400, 400)
 

@@ -26,6 +26,7 @@ from footprints.data.synthetic.paint import Plane, paint, scatter
 from footprints.data.synthetic.town import Town
 from footprints.errors import ConfigError, OutputError
 from footprints.files import check_place
+from footprints.vector.affine import apply_affine
 
 PixelType = Literal["uint8", "uint16", "float32"]
 
@@ -248,9 +249,7 @@ def _true_buildings(
     seen, number = shapely.get_parts(shapely.intersection(whole, data), return_index=True)
     large = shapely.area(seen) * gsd_m**2 > SMALLEST_M2
     seen, number = seen[large], number[large]
-    matrix = np.array([[transform.a, transform.d], [transform.b, transform.e]])
-    corner = np.array([transform.c, transform.f])
-    placed = shapely.transform(seen, lambda xy: xy @ matrix + corner)
+    placed = apply_affine(seen, transform)
     return gpd.GeoDataFrame(
         {
             "class": [found[k].roof for k in number],
