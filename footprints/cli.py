@@ -96,6 +96,10 @@ def predict(
     output: Output,
     weights: Annotated[Path | None, typer.Option(help="Weights; default: those that ship.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="float32 or bfloat16; default: the quicker one on this device."),
+    ] = None,
     confidence: Confidence = None,
     min_area: MinArea = 4.0,
     regularize: Regularize = None,
@@ -153,7 +157,7 @@ def predict(
     if overlay is not None:
         check_picture(overlay, overwrite=overwrite)
     start = time.perf_counter()
-    detector = load_detector(weights, device=device)
+    detector = load_detector(weights, device=device, precision=precision)
     layer = run(
         scenes,
         output=output,
@@ -266,21 +270,20 @@ def regularize(
     from footprints.vector.postgis import shown
     from footprints.vector.read import read_layer
     from footprints.vector.result import summary
-    from footprints.vector.straighten import check_options, straighten
+    from footprints.vector.straighten import LEFT_AS_TRACED, check_options, straighten
     from footprints.vector.write import check_output, write_layer
 
     start = time.perf_counter()
-    chosen = None if method == "none" else method
-    check_options(chosen, tolerance, simplify)
+    check_options(method, tolerance, simplify)
     check_output(output, overwrite=overwrite)
     before = read_layer(source, needs_crs=not pixels)
     if pixels:
         before = before.set_crs(None, allow_override=True)
-    after = straighten(before, method=chosen, tolerance_m=tolerance, simplify_m=simplify)
+    after = straighten(before, method=method, tolerance_m=tolerance, simplify_m=simplify)
     write_layer(after, output, overwrite=overwrite)
     if not quiet:
         counts = [f"{len(after):,} buildings", f"{len(before) - len(after):,} lost"]
-        if chosen is not None:
+        if method not in LEFT_AS_TRACED:
             counts.append(summary(after))
         print(f"{', '.join(counts)}, {time.perf_counter() - start:.1f} s, {shown(output)}")
 

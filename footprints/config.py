@@ -225,9 +225,9 @@ class PointRendConfig(MaskSettings):
     """Doublings of every box, 3 in the paper: 28 to 224. None: until a cell is at most a pixel."""
     max_steps: Annotated[int, Field(ge=0, le=6)] = 4
     """Doublings at most, in the second case."""
-    subdivision_points: Count = 784
-    """Cells settled by the point head in each doubling, at least."""
-    points_per_side: Annotated[float, Field(ge=0)] = 0.0
+    subdivision_points: Count = 196
+    """Cells settled by the point head in each doubling, at least; 784 in the paper."""
+    points_per_side: Annotated[float, Field(ge=0)] = 6.0
     """Cells settled per cell of the grid's side: an outline's length grows with the side."""
 
     @property

@@ -12,6 +12,7 @@ IoU is a ratio of areas that lie side by side, so the units of the CRS cancel ou
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -19,15 +20,16 @@ from typing import Any
 
 import numpy as np
 import shapely
-from geopandas import GeoDataFrame
+from geopandas import GeoDataFrame, GeoSeries
 from numpy.typing import NDArray
 from pandas.api.types import is_numeric_dtype
 
 from footprints.config import load_class_map
-from footprints.errors import ConfigError, LayerError
+from footprints.errors import ConfigError, LabelWarning, LayerError
 from footprints.vector.classes import read_classes, read_values
 from footprints.vector.layer import reproject
 from footprints.vector.read import open_polygons
+from footprints.vector.scenes import scenes_of
 
 UNKNOWN_SHARE = 0.5
 """A prediction with this share on ground whose class is unknown is neither right nor wrong."""
@@ -132,7 +134,8 @@ def evaluate(
             classes is missing.
 
     Warns:
-        LabelWarning: Polygons were repaired or left out, or truths have no class.
+        LabelWarning: Polygons were repaired or left out, truths have no class, or truths lie where
+            the predicted layer's scenes show no ground.
     """
     if not 0 < iou <= 1:
         raise ConfigError(f"IoU threshold must be above 0 and at most 1, got {iou}")
@@ -145,6 +148,8 @@ def evaluate(
     found = _open_beside(true, predicted, "predicted")
     area = None if aoi is None else _open_beside(true, aoi, "aoi")
     _require_overlap(found, true, area)
+    if area is None:
+        _warn_of_ground_not_seen(found, true)
     scores = _confidences(found, needed=confidence is not None)
     if confidence is not None:
         kept = scores >= confidence
@@ -248,6 +253,25 @@ def _require_overlap(found: GeoDataFrame, true: GeoDataFrame, area: GeoDataFrame
         raise LayerError(
             f"aoi {_extent(area)} does not overlap "
             f"{' or '.join(_extent(layer) for layer in layers)}, the extent of the layers"
+        )
+
+
+def _warn_of_ground_not_seen(found: GeoDataFrame, true: GeoDataFrame) -> None:
+    """Say it where the truth goes on beyond the scenes: what nobody looked at counts as missed."""
+    scenes = scenes_of(found)
+    if not scenes:
+        return
+    outlines = [GeoSeries.from_wkt([scene.outline], crs=scene.outline_crs) for scene in scenes]
+    if true.crs is not None:
+        outlines = [outline.to_crs(true.crs) for outline in outlines]
+    seen = shapely.union_all([outline[0] for outline in outlines])
+    inside = shapely.intersects(seen, shapely.point_on_surface(true.geometry.to_numpy()))
+    if not inside.all():
+        warnings.warn(
+            f"{(~inside).sum():,} of {len(true):,} true buildings lie where the layer's scenes "
+            f"show no ground, and count as missed; aoi says where to count",
+            LabelWarning,
+            stacklevel=3,
         )
 
 

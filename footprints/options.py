@@ -47,7 +47,7 @@ Regularize = Annotated[
     str | None,
     typer.Option(
         help="Straight walls: auto, right-angles, diagonals, any-angle or circle; default: "
-        "outlines as they are traced."
+        "none, outlines as they are traced."
     ),
 ]
 Tolerance = Annotated[

@@ -11,6 +11,7 @@ from shapely import Polygon, box
 
 from footprints.errors import ConfigError, LabelWarning, LayerError
 from footprints.evaluation import Report, evaluate
+from footprints.vector.scenes import SceneRecord, attach_scenes
 from footprints.vector.write import write_layer
 
 X, Y = 500_000, 3_000_000
@@ -222,9 +223,22 @@ def test_empty_layers_score_zero_and_stay_valid_json(predicted, truth, expected)
 def test_broken_polygons_are_repaired_and_multipolygons_count_by_part() -> None:
     bow_tie = Polygon([(X, Y), (X + 10, Y + 10), (X + 10, Y), (X, Y + 10)])
     parts = shapely.MultiPolygon([square(20), square(40)])
-    with pytest.warns(LabelWarning, match="truth: invalid polygons, 1 repaired"):
+    with pytest.warns(LabelWarning, match="truth: faulty polygons, 1 repaired"):
         report = evaluate(layer_of(square(20), square(40)), layer_of(bow_tie, parts))
     assert counts(report) == (2, 0, 2)
+
+
+def test_truth_beyond_the_scenes_is_pointed_out_and_an_area_settles_it() -> None:
+    predicted, truth = layer_of(square(0)), layer_of(square(0), square(20), square(40))
+    seen = box(X - 5, Y - 5, X + 32, Y + 15)
+    scene = SceneRecord(
+        "a.tif", "known", "1", 0.3, {}, shapely.MultiPolygon([seen]).wkt, str(truth.crs)
+    )
+    attach_scenes(predicted, [scene])
+    with pytest.warns(LabelWarning, match=r"1 of 3 true buildings lie where .* aoi says where"):
+        evaluate(predicted, truth)
+    report = evaluate(predicted, truth, aoi=layer_of(seen))
+    assert counts(report) == (1, 0, 1)
 
 
 def test_files_are_read(tmp_path: Path) -> None:

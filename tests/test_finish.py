@@ -21,10 +21,11 @@ from known_buildings import (
     noisy,
     under_every_name,
 )
+from known_town import HEIGHT, NORTH_UP, TOWN, UTM, WIDTH, on_ground
 from labelled_scenes import write_image
 from pyarrow import parquet
-from shapely import Polygon, box
-from shapely.affinity import affine_transform, rotate, translate
+from shapely import box
+from shapely.affinity import affine_transform, translate
 from typer.testing import CliRunner
 
 import footprints as fp
@@ -34,22 +35,10 @@ from footprints.config import CORNERS
 from footprints.errors import ConfigError, FootprintsWarning, LayerError, OutputError, RunError
 from footprints.vector.scenes import scenes_of
 
-UTM = "EPSG:32645"
-NORTH_UP = Affine(0.3, 0, 350_000, 0, -0.3, 3_057_000)
-HEIGHT, WIDTH = 270, 280
-HOUSES = [rotate(box(20 + 45 * i, 12, 42 + 45 * i, 30), 8 * i) for i in range(4)]
-TERRACE = [box(20 + 20 * i, 50, 40 + 20 * i, 78) for i in range(6)]
 SHEDS = [translate(box(0, 0, 7, 6), 215 + 17 * (i % 4), 110 + 19 * (i // 4)) for i in range(20)]
-COURTYARD = box(170, 40, 250, 100).difference(box(190, 58, 230, 82))
-WAREHOUSE = rotate(box(30, 110, 190, 250), 6)
-TOWN = [*HOUSES, *TERRACE, *SHEDS, COURTYARD, WAREHOUSE]
+BUILDINGS = [*TOWN, *SHEDS]
 KINDS = ("house", "hall", "shed")
 GRID = {"chip_size": 128, "overlap": 40, "progress": False}
-
-
-def on_ground(buildings: list[Polygon]) -> list[Polygon]:
-    t = NORTH_UP
-    return [affine_transform(b, [t.a, t.b, t.d, t.e, t.c, t.f]) for b in buildings]
 
 
 def unsure(seen: Seen) -> Seen:
@@ -58,7 +47,7 @@ def unsure(seen: Seen) -> Seen:
     return replace(seen, scores=np.array(scores))
 
 
-BAD = KnownBuildings(on_ground(TOWN), flaws=[noisy, doubled, unsure, missing(0.2)])
+BAD = KnownBuildings(on_ground(BUILDINGS), flaws=[noisy, doubled, unsure, missing(0.2)])
 """Everything that seams, doubles and confidences can get wrong."""
 
 
@@ -140,9 +129,9 @@ def test_keeping_does_not_change_the_layer(scene, tmp_path, confidence):
 @pytest.mark.parametrize("overlaps", [None, True, False])
 def test_classes_and_overlaps_are_finished_as_predicted(scene, tmp_path, overlaps):
     detector = KnownBuildings(
-        on_ground(TOWN),
+        on_ground(BUILDINGS),
         classes=KINDS,
-        labels=np.arange(len(TOWN)) % len(KINDS),
+        labels=np.arange(len(BUILDINGS)) % len(KINDS),
         flaws=[unsure, under_every_name(len(KINDS)), misnamed_at_edges(len(KINDS))],
     )
     fp.predict(scene, detector=detector, keep=tmp_path / "run", confidence=0.9, **GRID)
@@ -252,13 +241,13 @@ def test_a_run_is_geoparquet_and_json(run):
     assert (fine["height"], fine["width"], fine["size"]) == (HEIGHT, WIDTH, 128)
     assert {path.name for path in run.iterdir()} == {"run.json", fine["file"], wide["file"]}
     outlines = gpd.read_parquet(run / fine["file"])
-    assert len(outlines) == fine["instances"] > 2 * len(TOWN)
+    assert len(outlines) == fine["instances"] > 2 * len(BUILDINGS)
     assert outlines.crs is None
     assert outlines["confidence"].min() < 0.05
     # Raw: cut at the chips' edges, doubled, in pixels of the scene.
     inside = box(0, 0, WIDTH, HEIGHT)
     assert outlines.geometry.within(inside.buffer(1e-6)).all()
-    assert outlines.geometry.area.sum() > 1.5 * shapely.union_all(TOWN).area
+    assert outlines.geometry.area.sum() > 1.5 * shapely.union_all(BUILDINGS).area
 
 
 def test_a_run_says_where_a_scene_has_data(run):

@@ -9,9 +9,9 @@ import shapely
 from affine import Affine
 from geopandas import GeoDataFrame, GeoSeries
 from known_buildings import KnownBuildings, best_ious, noisy, short
+from known_town import HEIGHT, HOUSES, NORTH_UP, TOWN, UTM, WAREHOUSE, WIDTH, on_ground
 from labelled_scenes import write_image
 from shapely import Polygon, box
-from shapely.affinity import affine_transform, rotate
 
 import footprints as fp
 from footprints.errors import LayerError, OutputError
@@ -19,15 +19,6 @@ from footprints.vector.layer import check_layer
 from footprints.vector.read import read_layer
 from footprints.vector.scenes import scenes_of
 from footprints.vector.write import write_layer
-
-HOUSES = [rotate(box(20 + 45 * i, 12, 42 + 45 * i, 30), 8 * i) for i in range(4)]
-TERRACE = [box(20 + 20 * i, 50, 40 + 20 * i, 78) for i in range(6)]
-COURTYARD = box(170, 40, 250, 100).difference(box(190, 58, 230, 82))
-WAREHOUSE = rotate(box(30, 110, 190, 250), 6)
-TOWN = [*HOUSES, *TERRACE, COURTYARD, WAREHOUSE]
-HEIGHT, WIDTH = 270, 280
-NORTH_UP = Affine(0.3, 0, 350_000, 0, -0.3, 3_057_000)
-UTM = "EPSG:32645"
 
 Part = tuple[int, int, int, int]
 """A part of the town as x_min, y_min, x_max, y_max in pixels."""
@@ -47,11 +38,6 @@ SPLITS: dict[str, list[Part]] = {
     ],
     "one inside the other": [(0, 0, WIDTH, HEIGHT), (60, 40, 220, 220)],
 }  # fmt: skip
-
-
-def on_ground(buildings: Sequence[Polygon], transform: Affine = NORTH_UP) -> list[Polygon]:
-    t = transform
-    return [affine_transform(b, [t.a, t.b, t.d, t.e, t.c, t.f]) for b in buildings]
 
 
 TRUTH = on_ground(TOWN)

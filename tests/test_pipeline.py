@@ -13,12 +13,23 @@ import rasterio
 import shapely
 from affine import Affine
 from known_buildings import KnownBuildings, best_ious
+from known_town import (
+    COURTYARD,
+    HEIGHT,
+    HOUSES,
+    NORTH_UP,
+    TERRACE,
+    TOWN,
+    UTM,
+    WAREHOUSE,
+    WIDTH,
+    on_ground,
+)
 from labelled_scenes import write_image
 from numpy.testing import assert_array_equal
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning
 from shapely import Polygon, box
-from shapely.affinity import affine_transform, rotate
 
 import footprints as fp
 from footprints.chip import Chip, InputSpec, Instances, Scaling
@@ -38,15 +49,6 @@ from footprints.vector.read import read_layer
 from footprints.vector.scenes import scenes_of
 from footprints.vector.write import SUFFIXES
 
-HOUSES = [rotate(box(20 + 45 * i, 12, 42 + 45 * i, 30), 8 * i) for i in range(4)]
-TERRACE = [box(20 + 20 * i, 50, 40 + 20 * i, 78) for i in range(6)]
-COURTYARD = box(170, 40, 250, 100).difference(box(190, 58, 230, 82))
-WAREHOUSE = rotate(box(30, 110, 190, 250), 6)
-TOWN = [*HOUSES, *TERRACE, COURTYARD, WAREHOUSE]
-HEIGHT, WIDTH = 270, 280
-
-NORTH_UP = Affine(0.3, 0, 350_000, 0, -0.3, 3_057_000)
-UTM = "EPSG:32645"
 LAYOUTS = {
     "north-up": (UTM, NORTH_UP),
     "rotated": (UTM, NORTH_UP @ Affine.rotation(33)),
@@ -55,12 +57,6 @@ LAYOUTS = {
     "in degrees": ("EPSG:4326", Affine(2.7e-6, 0, 85.5, 0, -2.7e-6, 27.63)),
     "in Web Mercator": ("EPSG:3857", Affine(0.3, 0, 9_520_000, 0, -0.3, 3_205_000)),
 }
-
-
-def on_ground(buildings: list[Polygon], transform: Affine = NORTH_UP) -> list[Polygon]:
-    """Buildings in pixels -> in CRS units."""
-    t = transform
-    return [affine_transform(b, [t.a, t.b, t.d, t.e, t.c, t.f]) for b in buildings]
 
 
 def noise(height: int = HEIGHT, width: int = WIDTH, bands: int = 1) -> np.ndarray:

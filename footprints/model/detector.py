@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import warnings
 from collections.abc import Sequence
@@ -14,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from footprints.chip import Chip, InputSpec, Instances, MaskGroup, Scaling
-from footprints.errors import BandError, DetectionCapWarning, DeviceError
+from footprints.errors import BandError, ConfigError, DetectionCapWarning, DeviceError
 from footprints.model.allocator import keep_freed_memory
 from footprints.model.checkpoint import WeightsInfo, load_weights
 from footprints.model.mask_rcnn import MaskRCNN, Prediction
 
 DEFAULT_WEIGHTS = Path(__file__).parent.parent / "weights" / "buildings-lite0.safetensors"
 
+_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _LOGIT_STEPS = 16
 """int8 steps per unit of logit: +-7.9 before clipping, far beyond any doubt about an outline."""
 
@@ -32,13 +32,21 @@ class NetworkDetector:
         model: The network, in evaluation mode.
         info: What its weights file says of itself.
         device: Where to run.
+        precision: Of convolutions and products; boxes and coordinates are always float32.
     """
 
-    def __init__(self, model: MaskRCNN, info: WeightsInfo, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: MaskRCNN,
+        info: WeightsInfo,
+        device: torch.device,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
         if device.type == "cpu":
             keep_freed_memory()
         self.info = info
         self.device = device
+        self.precision = precision
         self._model = model.eval().to(device).to(memory_format=torch.channels_last)
 
     @property
@@ -82,7 +90,11 @@ class NetworkDetector:
                 raise BandError(
                     f"the weights take {wanted} bands, {chip.source} gives {len(chip.pixels)}"
                 )
-        with torch.inference_mode(), self._precision():
+        half = self.precision is not torch.float32
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, self.precision, enabled=half),
+        ):
             images = scale_pixels(
                 torch.from_numpy(np.stack([_portable(chip.pixels) for chip in chips])),
                 torch.from_numpy(np.stack([chip.valid for chip in chips])),
@@ -102,28 +114,50 @@ class NetworkDetector:
                 )
         return found
 
-    def _precision(self) -> contextlib.AbstractContextManager[object]:
-        """Half precision for convolutions where the hardware gains by it."""
-        if self.device.type == "cuda":
-            return torch.autocast("cuda", dtype=torch.bfloat16)
-        return contextlib.nullcontext()
-
 
 def load_detector(
-    weights: str | Path | None = None, *, device: str | torch.device | None = None
+    weights: str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    precision: str | None = None,
 ) -> NetworkDetector:
     """Load a detector.
 
     Args:
         weights: A ``.safetensors`` file of ours; None takes the weights that ship.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; None takes the best there is.
+        precision: ``float32`` or ``bfloat16``; None takes the quicker one on this device.
 
     Raises:
         WeightsError: The file is missing, not ours, of a newer version, or damaged.
         DeviceError: The device is not there.
+        ConfigError: The precision is unknown.
     """
+    chosen = choose_device(device)
+    dtype = choose_precision(precision, chosen)
     model, info = load_weights(DEFAULT_WEIGHTS if weights is None else weights)
-    return NetworkDetector(model, info, choose_device(device))
+    return NetworkDetector(model, info, chosen, dtype)
+
+
+def choose_precision(precision: str | None, device: torch.device) -> torch.dtype:
+    """The precision asked for, or bfloat16 where the device calculates with it, else float32.
+
+    Raises:
+        ConfigError: It is unknown.
+    """
+    if precision is not None:
+        if precision not in _PRECISIONS:
+            raise ConfigError(
+                f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}"
+            )
+        return _PRECISIONS[precision]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        native = False
+    return torch.bfloat16 if native else torch.float32
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:

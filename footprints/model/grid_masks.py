@@ -89,7 +89,7 @@ class GridMaskHead(nn.Module):
     def forward(self, features: RoIFeatures, boxes: Tensor, image_index: Tensor) -> Tensor:
         """Boxes (R, 4) to logits (R, M, S, S)."""
         pooled = pool_rois(features, RoIs(boxes, image_index), self.config.roi)
-        logits: Tensor = self.layers(pooled)
+        logits: Tensor = self.layers(pooled).float()
         return logits
 
 

@@ -41,7 +41,7 @@ class KeypointHead(nn.Module):
     def forward(self, features: RoIFeatures, boxes: Tensor, image_index: Tensor) -> Tensor:
         """Boxes (R, 4) in image pixels to logits (R, J, S, S)."""
         pooled = pool_rois(features, RoIs(boxes, image_index), self.config.roi)
-        coarse = self.prediction(self.convs(pooled))
+        coarse = self.prediction(self.convs(pooled)).float()
         return F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
 
     def losses(

@@ -71,21 +71,17 @@ class MaskRCNN(nn.Module):
         size = (images.shape[2], images.shape[3])
         pyramid = self.backbone(images)
         scores, offsets = self.rpn(pyramid)
-        # Box arithmetic stays in float32: RoI operators under autocast lose whole pixels.
-        with torch.autocast(images.device.type, enabled=False):
-            anchors = self.rpn.anchors(pyramid)
-            losses = self.rpn.losses(scores, offsets, anchors, targets)
-            proposals = self.rpn.proposals(scores, offsets, anchors, size)
-            samples = self.box_head.sample(proposals, targets)
-            features = self.backbone.box_features(pyramid)
-            logits, shifts = self.box_head(features, samples.rois)
-            losses |= self.box_head.losses(logits, shifts, samples)
-            if self.mask_head is not None:
-                losses |= self._mask_losses(
-                    self.mask_head, features, shifts, samples, targets, size
-                )
-            if self.keypoint_head is not None:
-                losses |= self._keypoint_losses(self.keypoint_head, features, samples, targets)
+        anchors = self.rpn.anchors(pyramid)
+        losses = self.rpn.losses(scores, offsets, anchors, targets)
+        proposals = self.rpn.proposals(scores, offsets, anchors, size)
+        samples = self.box_head.sample(proposals, targets)
+        features = self.backbone.box_features(pyramid)
+        logits, shifts = self.box_head(features, samples.rois)
+        losses |= self.box_head.losses(logits, shifts, samples)
+        if self.mask_head is not None:
+            losses |= self._mask_losses(self.mask_head, features, shifts, samples, targets, size)
+        if self.keypoint_head is not None:
+            losses |= self._keypoint_losses(self.keypoint_head, features, samples, targets)
         return losses
 
     def _mask_losses(
@@ -134,19 +130,18 @@ class MaskRCNN(nn.Module):
         size = (images.shape[2], images.shape[3])
         pyramid = self.backbone(images)
         scores, offsets = self.rpn(pyramid)
-        with torch.autocast(images.device.type, enabled=False):
-            proposals = self.rpn.proposals(scores, offsets, self.rpn.anchors(pyramid), size)
-            features = self.backbone.box_features(pyramid)
-            logits, shifts = self.box_head(features, proposals)
-            found = self.box_head.detect(logits, shifts, proposals, size, self.config.detection)
-            keypoints = found.boxes.new_empty((len(found.boxes), 0, 3))
-            if self.keypoint_head is not None:
-                keypoints = self.keypoint_head.predict(features, found.boxes, found.image_index)
-            if self.mask_head is None:
-                return Prediction(found, found.boxes, [box_grids(found.boxes)], keypoints)
-            boxes = expand_boxes(found.boxes, self.mask_head.box_margin, *size)
-            grids = self.mask_head.predict(features, boxes, found.image_index, found.labels)
-            return Prediction(found, boxes, list(grids), keypoints)
+        proposals = self.rpn.proposals(scores, offsets, self.rpn.anchors(pyramid), size)
+        features = self.backbone.box_features(pyramid)
+        logits, shifts = self.box_head(features, proposals)
+        found = self.box_head.detect(logits, shifts, proposals, size, self.config.detection)
+        keypoints = found.boxes.new_empty((len(found.boxes), 0, 3))
+        if self.keypoint_head is not None:
+            keypoints = self.keypoint_head.predict(features, found.boxes, found.image_index)
+        if self.mask_head is None:
+            return Prediction(found, found.boxes, [box_grids(found.boxes)], keypoints)
+        boxes = expand_boxes(found.boxes, self.mask_head.box_margin, *size)
+        grids = self.mask_head.predict(features, boxes, found.image_index, found.labels)
+        return Prediction(found, boxes, list(grids), keypoints)
 
 
 def _matched(samples: Samples, positive: Tensor, targets: Sequence[Target]) -> Tensor:

@@ -27,42 +27,15 @@ from footprints.model.masks import (
     regular_grid,
 )
 from footprints.model.roi import RoIFeatures
+from footprints.model.sampling import sample_points
 
 _POINTS_AT_ONCE = 2**16
 """Points that go through the point head together; a row of it is half a kilobyte or more."""
 
 
-def sample_features(features: Tensor, stride: int, points: Tensor, image_index: Tensor) -> Tensor:
-    """Sample feature maps bilinearly at points of their images, with zeros beyond the border.
-
-    One weighted gather for all images: no loop over them, no four copies of the result.
-
-    Args:
-        features: (N, C, H, W), float32.
-        stride: Image pixels per feature pixel.
-        points: (R, P, 2), (x, y) in image pixels.
-        image_index: (R,), the image of each row of points.
-
-    Returns:
-        (R, P, C).
-    """
-    count, channels, height, width = features.shape
-    x, y = (points / stride - 0.5).unbind(-1)
-    left, top = x.floor(), y.floor()
-    columns = torch.stack((left, left + 1, left, left + 1), dim=-1)
-    rows = torch.stack((top, top, top + 1, top + 1), dim=-1)
-    weights = (1 - (x.unsqueeze(-1) - columns).abs()) * (1 - (y.unsqueeze(-1) - rows).abs())
-    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    weights = torch.where(inside, weights, 0.0)
-    columns, rows = columns.clamp(0, width - 1).long(), rows.clamp(0, height - 1).long()
-    cells = (image_index.view(-1, 1, 1) * height + rows) * width + columns
-    sampled = F.embedding_bag(
-        cells.view(-1, 4),
-        features.permute(0, 2, 3, 1).reshape(count * height * width, channels),
-        per_sample_weights=weights.view(-1, 4).to(features.dtype),
-        mode="sum",
-    )
-    return sampled.view(*points.shape[:2], channels)
+def _channels_last(features: Tensor) -> Tensor:
+    """Every cell's channels in one piece, as they are gathered again and again."""
+    return features.contiguous(memory_format=torch.channels_last)
 
 
 class CoarseMaskHead(nn.Module):
@@ -97,7 +70,7 @@ class CoarseMaskHead(nn.Module):
     def pool(self, features: Tensor, stride: int, boxes: Tensor, image_index: Tensor) -> Tensor:
         """Features (N, C, H, W) at each box's 14 x 14 grid: (R, C, 14, 14)."""
         grid = regular_grid(self.sample_side, boxes.device).expand(len(boxes), -1, -1)
-        sampled = sample_features(features, stride, image_points(grid, boxes), image_index)
+        sampled = sample_points(features, stride, image_points(grid, boxes), image_index)
         return sampled.transpose(1, 2).reshape(
             len(boxes), features.shape[1], self.sample_side, self.sample_side
         )
@@ -107,7 +80,7 @@ class CoarseMaskHead(nn.Module):
         hidden = F.relu(self.reduce_channel_dim_conv(pooled)) if self.has_reduction else pooled
         hidden = F.relu(self.reduce_spatial_dim_conv(hidden)).flatten(1)
         hidden = F.relu(self.fc2(F.relu(self.fc1(hidden))))
-        masks: Tensor = self.prediction(hidden)
+        masks: Tensor = self.prediction(hidden).float()
         return masks.view(-1, self.mask_count, self.mask_side, self.mask_side)
 
     @property
@@ -116,41 +89,40 @@ class CoarseMaskHead(nn.Module):
         return isinstance(self.reduce_channel_dim_conv, nn.Conv2d)
 
 
-class PointLinear(nn.Linear):
-    """A linear layer on features and coarse logits side by side, without concatenating them.
-
-    The weight is that of the concatenation, features first; at 100 boxes the copies that the
-    concatenation would make cost more than the products.
-    """
-
-    def forward(self, features: Tensor, coarse: Tensor) -> Tensor:  # type: ignore[override]
-        """Features (P, in - M) and coarse logits (P, M) to (P, out)."""
-        split = self.in_features - coarse.shape[1]
-        hidden = F.linear(features, self.weight[:, :split], self.bias)
-        return torch.addmm(hidden, coarse, self.weight[:, split:].t())
-
-
 class PointHead(nn.Module):
     """Classify single points from their fine features and coarse logits."""
 
     def __init__(self, channels: int, masks: int, width: int) -> None:
         super().__init__()
-        self.fc1 = PointLinear(channels + masks, width)
-        self.fc2 = PointLinear(width + masks, width)
-        self.fc3 = PointLinear(width + masks, width)
-        self.predictor = PointLinear(width + masks, masks)
+        self.fc1 = nn.Linear(channels + masks, width)
+        self.fc2 = nn.Linear(width + masks, width)
+        self.fc3 = nn.Linear(width + masks, width)
+        self.predictor = nn.Linear(width + masks, masks)
         for layer in (self.fc1, self.fc2, self.fc3):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
         nn.init.normal_(self.predictor.weight, std=0.001)
         nn.init.zeros_(self.predictor.bias)
 
-    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """Fine features (P, C) and coarse logits (P, M) of P points to logits (P, M)."""
-        hidden = fine
-        for layer in (self.fc1, self.fc2, self.fc3):
-            hidden = F.relu(layer(hidden, coarse))
-        return self.predictor(hidden, coarse)  # type: ignore[no-any-return]
+    def project(self, features: Tensor) -> Tensor:
+        """The first layer's product with the feature maps: (N, C, H, W) to (N, width, H, W).
+
+        Product and bilinear sampling are both linear, so their order does not matter; and there
+        are fewer cells in the map than points, which lie close together.
+        """
+        of_features = self.fc1.weight[:, : features.shape[1]]
+        return F.conv2d(features, of_features[:, :, None, None])
+
+    def forward(self, projected: Tensor, coarse: Tensor) -> Tensor:
+        """Projected features (P, width) and coarse logits (P, M) of P points to logits (P, M)."""
+        of_coarse = self.fc1.weight[:, self.fc1.in_features - coarse.shape[1] :]
+        # The bias comes after sampling, which has zeros beyond the border.
+        hidden = F.relu_(F.linear(coarse, of_coarse, self.fc1.bias).add_(projected))
+        coarse = coarse.to(hidden.dtype)
+        for layer in (self.fc2, self.fc3):
+            hidden = F.relu_(layer(torch.cat((hidden, coarse), dim=1)))
+        logits: Tensor = self.predictor(torch.cat((hidden, coarse), dim=1))
+        return logits.float()
 
 
 class PointRendHead(nn.Module):
@@ -195,7 +167,7 @@ class PointRendHead(nn.Module):
             labels: (R,) ground-truth class, 0-based.
             targets: Ground-truth masks of the R boxes.
         """
-        finest = features.levels[0].float()
+        finest = _channels_last(features.levels[0])
         if not len(boxes):
             nothing = no_loss(self, finest)
             return {"loss_mask": nothing, "loss_mask_point": nothing}
@@ -210,7 +182,7 @@ class PointRendHead(nn.Module):
         with torch.no_grad():
             points = self.training_points(coarse, labels)
         point_loss = mask_loss(
-            self.point_logits(finest, boxes, image_index, coarse, points),
+            self.point_logits(self.point_head.project(finest), boxes, image_index, coarse, points),
             labels,
             targets.sample(image_points(points, boxes)),
             self.config.classes,
@@ -241,15 +213,23 @@ class PointRendHead(nn.Module):
         return torch.cat((important, uniform), dim=1)
 
     def point_logits(
-        self, features: Tensor, boxes: Tensor, image_index: Tensor, coarse: Tensor, points: Tensor
+        self, projected: Tensor, boxes: Tensor, image_index: Tensor, coarse: Tensor, points: Tensor
     ) -> Tensor:
-        """Logits (R, P, M) of the point head at points (R, P, 2) of the boxes."""
+        """Logits (R, P, M) of the point head at points (R, P, 2) of the boxes.
+
+        Args:
+            projected: The finest features, as `PointHead.project` has them.
+            boxes: (R, 4) in image pixels.
+            image_index: (R,).
+            coarse: (R, M, 7, 7) coarse logits.
+            points: (R, P, 2), (x, y) in [0, 1] of the box.
+        """
         boxes_at_once = max(1, _POINTS_AT_ONCE // points.shape[1])
         logits = []
         for first in range(0, len(boxes), boxes_at_once):
             some = slice(first, first + boxes_at_once)
             places = image_points(points[some], boxes[some])
-            fine = sample_features(features, self.stride, places, image_index[some])
+            fine = sample_points(projected, self.stride, places, image_index[some])
             rough = point_sample(coarse[some], points[some])
             logits.append(self.point_head(fine.flatten(0, 1), rough.flatten(0, 1)))
         return torch.cat(logits).view(*points.shape[:2], -1)
@@ -274,17 +254,23 @@ class PointRendHead(nn.Module):
         """
         if not len(boxes):
             return
-        finest, steps = features.levels[0].float(), self.steps_for(boxes)
+        finest, steps = _channels_last(features.levels[0]), self.steps_for(boxes)
         coarse = self.coarse_head(self.coarse_head.pool(finest, self.stride, boxes, image_index))
         index = torch.arange(len(boxes), device=boxes.device)
         side = self.config.first_side
         grid = regular_grid(side, boxes.device).expand(len(boxes), -1, -1)
-        logits = self.point_logits(finest, boxes, image_index, coarse, grid)
+        projected = self.point_head.project(finest)
+        logits = self.point_logits(projected, boxes, image_index, coarse, grid)
         logits = own_logits(logits, labels, self.config.classes).view(-1, side, side)
         for step in range(int(steps.max()) + 1):
             if step:
                 logits = self._subdivide(
-                    logits, finest, boxes[index], image_index[index], coarse[index], labels[index]
+                    logits,
+                    projected,
+                    boxes[index],
+                    image_index[index],
+                    coarse[index],
+                    labels[index],
                 )
             done = steps[index] == step
             if done.any():
@@ -294,7 +280,7 @@ class PointRendHead(nn.Module):
     def _subdivide(
         self,
         logits: Tensor,
-        features: Tensor,
+        projected: Tensor,
         boxes: Tensor,
         image_index: Tensor,
         coarse: Tensor,
@@ -309,7 +295,7 @@ class PointRendHead(nn.Module):
         count = min(self.config.points_at(side), side * side)
         cells = flat.abs().topk(count, dim=1, largest=False).indices
         points = torch.stack((cells % side, cells // side), dim=-1).add(0.5).div(side)
-        refined = self.point_logits(features, boxes, image_index, coarse, points)
+        refined = self.point_logits(projected, boxes, image_index, coarse, points)
         # Select the class before writing back: all M channels would cost 1.6 GB at R = 100, M = 80.
         refined = own_logits(refined, labels, self.config.classes)
         return flat.scatter(1, cells, refined).view(-1, side, side)

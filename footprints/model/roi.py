@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
 
 from footprints.config import RoIConfig
+from footprints.model.sampling import sample_bins
 
 
 class RoIFeatures(NamedTuple):
@@ -39,7 +40,7 @@ class RoIs(NamedTuple):
 
 
 def pool_rois(features: RoIFeatures, rois: RoIs, config: RoIConfig) -> Tensor:
-    """Features (R, C, S, S), float32, of each box from the level that fits it.
+    """Features (R, C, S, S) of each box from the level that fits it.
 
     A box of the canonical side goes to the canonical level, one of half that side to the level
     below, and so on, floored and within the levels given (arXiv 1612.03144, equation 1).
@@ -56,14 +57,12 @@ def pool_rois(features: RoIFeatures, rois: RoIs, config: RoIConfig) -> Tensor:
     level = torch.floor(config.canonical_level - finest + octaves + 1e-6)
     level = level.clamp(0, len(strides) - 1).long()
     indexed = torch.cat((rois.image_index.unsqueeze(1).to(rois.boxes.dtype), rois.boxes), dim=1)
-    pooled = levels[0].new_zeros(
-        (len(indexed), levels[0].shape[1], config.side, config.side), dtype=torch.float32
-    )
+    size = (len(indexed), levels[0].shape[1], config.side, config.side)
+    pooled = levels[0].new_zeros(size).contiguous(memory_format=torch.channels_last)
     pool = {"align": _align, "warp": _warp, "pool": _pool}[config.op]
     for number, stride in enumerate(strides):
         index = (level == number).nonzero().squeeze(1)
-        # Coordinates and sums stay in float32: half precision loses whole pixels.
-        values = pool(levels[number].float(), indexed[index], stride, config)
+        values = pool(levels[number], indexed[index], stride, config)
         pooled = pooled.index_put((index,), values)
     return pooled if tail is None else tail(pooled)
 
@@ -71,24 +70,31 @@ def pool_rois(features: RoIFeatures, rois: RoIs, config: RoIConfig) -> Tensor:
 def _align(features: Tensor, rois: Tensor, stride: int, config: RoIConfig) -> Tensor:
     """Nothing is rounded, neither box nor bin; bilinear samples, averaged or the largest taken."""
     if config.reduce == "average":
-        pooled: Tensor = roi_align(
-            features,
-            rois,
-            config.side,
-            spatial_scale=1 / stride,
-            sampling_ratio=config.sampling_ratio or -1,
-            aligned=config.aligned,
-        )
-        return pooled
-    samples = roi_align(
-        features,
-        rois,
-        config.side * config.sampling_ratio,
-        spatial_scale=1 / stride,
-        sampling_ratio=1,
-        aligned=config.aligned,
-    )
+        return _bins(features, rois, stride, config.side, config.sampling_ratio, config.aligned)
+    samples = _bins(features, rois, stride, config.side * config.sampling_ratio, 1, config.aligned)
     return F.max_pool2d(samples, config.sampling_ratio)
+
+
+def _bins(
+    features: Tensor, rois: Tensor, stride: int, side: int, samples: int, aligned: bool
+) -> Tensor:
+    """Means (R, C, S, S) of each bin's samples; 0 samples: one for each feature pixel."""
+    if samples and features.device.type == "cpu":
+        boxes = rois[:, 1:] / stride - (0.5 if aligned else 0)
+        if not aligned:
+            # That convention knows no box smaller than a feature pixel.
+            boxes = torch.cat((boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)), dim=1)
+        return sample_bins(features, boxes, rois[:, 0].long(), side, samples)
+    # Coordinates and sums stay in float32: half precision loses whole pixels.
+    pooled: Tensor = roi_align(
+        features.float(),
+        rois,
+        side,
+        spatial_scale=1 / stride,
+        sampling_ratio=samples or -1,
+        aligned=aligned,
+    )
+    return pooled.to(features.dtype)
 
 
 def _warp(features: Tensor, rois: Tensor, stride: int, config: RoIConfig) -> Tensor:
@@ -102,5 +108,5 @@ def _warp(features: Tensor, rois: Tensor, stride: int, config: RoIConfig) -> Ten
 
 def _pool(features: Tensor, rois: Tensor, stride: int, config: RoIConfig) -> Tensor:
     """Box and bins are rounded to whole feature pixels; the largest value of each bin."""
-    pooled: Tensor = roi_pool(features, rois, config.side, spatial_scale=1 / stride)
-    return pooled
+    pooled: Tensor = roi_pool(features.float(), rois, config.side, spatial_scale=1 / stride)
+    return pooled.to(features.dtype)

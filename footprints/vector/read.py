@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import geopandas as gpd
@@ -109,10 +110,12 @@ def clean_polygons(layer: GeoDataFrame, *, name: str = "layer") -> GeoDataFrame:
         LayerError: A geometry is neither a polygon nor a multipolygon.
 
     Warns:
-        LabelWarning: Polygons were repaired or had no area and were left out; says how many.
+        LabelWarning: Polygons were repaired, or had no geometry or area and were left out; says how
+            many.
     """
     geometries = shapely.force_2d(layer.geometry.to_numpy())
-    row = np.flatnonzero(~(shapely.is_missing(geometries) | shapely.is_empty(geometries)))
+    there = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
+    row = np.flatnonzero(there)
     geometries = geometries[row]
     _require_polygons(geometries, name)
 
@@ -120,8 +123,14 @@ def clean_polygons(layer: GeoDataFrame, *, name: str = "layer") -> GeoDataFrame:
     invalid = finite & ~shapely.is_valid(geometries)
     geometries[invalid] = make_valid_polygons(geometries[invalid])
     lost = ~finite | shapely.is_empty(geometries)
-    if lost.any() or invalid.any():
-        _warn_of_repairs(name, repaired=int((invalid & ~lost).sum()), lost=int(lost.sum()))
+    _warn_of_repairs(
+        name,
+        {
+            "repaired": int((invalid & ~lost).sum()),
+            "without area left out": int(lost.sum()),
+            "without geometry left out": int((~there).sum()),
+        },
+    )
 
     parts, owner = shapely.get_parts(geometries[~lost], return_index=True)
     columns = layer.drop(columns=layer.geometry.name).iloc[row[~lost][owner]]
@@ -227,14 +236,11 @@ def _require_polygons(geometries: NDArray[np.object_], name: str) -> None:
         )
 
 
-def _warn_of_repairs(name: str, *, repaired: int, lost: int) -> None:
-    done = [
-        f"{count} {what}"
-        for count, what in ((repaired, "repaired"), (lost, "without area left out"))
-        if count
-    ]
-    warnings.warn(
-        f"{name}: invalid polygons, {' and '.join(done)}; check the layer",
-        LabelWarning,
-        stacklevel=3,
-    )
+def _warn_of_repairs(name: str, counts: Mapping[str, int]) -> None:
+    done = [f"{count} {what}" for what, count in counts.items() if count]
+    if done:
+        warnings.warn(
+            f"{name}: faulty polygons, {', '.join(done)}; check the layer",
+            LabelWarning,
+            stacklevel=3,
+        )

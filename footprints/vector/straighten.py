@@ -5,9 +5,12 @@ from __future__ import annotations
 from geopandas import GeoDataFrame
 
 from footprints.errors import ConfigError
-from footprints.vector.regularize import DEFAULT_TOLERANCE_M, check_method, regularize
+from footprints.vector.regularize import DEFAULT_TOLERANCE_M, METHODS, regularize
 from footprints.vector.result import check_metres
 from footprints.vector.simplify import simplify
+
+LEFT_AS_TRACED = (None, "none")
+"""Methods that do not regularise."""
 
 
 def check_options(method: str | None, tolerance_m: float | None, simplify_m: float | None) -> None:
@@ -17,8 +20,10 @@ def check_options(method: str | None, tolerance_m: float | None, simplify_m: flo
         ConfigError: The method is unknown, a distance is not a positive number, or there is a
             tolerance without a method.
     """
-    if method is not None:
-        check_method(method)
+    if method not in LEFT_AS_TRACED:
+        if method not in METHODS:
+            known = ", ".join((*METHODS, "none"))
+            raise ConfigError(f"method must be one of {known}, got {method!r}")
     elif tolerance_m is not None:
         raise ConfigError(
             f"tolerance {tolerance_m} is of regularisation; name a method with --regularize, or "
@@ -41,7 +46,7 @@ def straighten(
 
     Args:
         layer: Polygons in any CRS.
-        method: As for `regularize`; None does not.
+        method: As for `regularize`; None and "none" do not.
         tolerance_m: Metres; None takes the default.
         simplify_m: Metres; None does not.
 
@@ -53,7 +58,7 @@ def straighten(
         LayerError: Coordinates lie where the layer's CRS is not defined.
     """
     check_options(method, tolerance_m, simplify_m)
-    if method is not None:
+    if method not in LEFT_AS_TRACED:
         tolerance = DEFAULT_TOLERANCE_M if tolerance_m is None else tolerance_m
         layer = regularize(layer, method, tolerance)
     return layer if simplify_m is None else simplify(layer, simplify_m)

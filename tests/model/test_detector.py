@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from tiny_network import tiny_config, tiny_network
 
 from footprints.chip import Chip, InputSpec, Scaling, Window
-from footprints.errors import BandError, DetectionCapWarning, DeviceError
+from footprints.errors import BandError, ConfigError, DetectionCapWarning, DeviceError
 from footprints.model.box_head import Detections
 from footprints.model.checkpoint import WeightsInfo, save_weights
 from footprints.model.detector import (
     NetworkDetector,
     choose_device,
+    choose_precision,
     load_detector,
     quantize_logits,
     scale_pixels,
@@ -181,8 +182,41 @@ def test_weights_load_into_a_detector_that_finds_the_same(tmp_path):
     info = WeightsInfo("tiny", config, SPEC)
     save_weights(tmp_path / "tiny.safetensors", network, info)
     expected = NetworkDetector(network, info, CPU)([make_chip()])[0]
-    found = load_detector(tmp_path / "tiny.safetensors", device="cpu")([make_chip()])[0]
+    found = load_detector(tmp_path / "tiny.safetensors", device="cpu", precision="float32")(
+        [make_chip()]
+    )[0]
     np.testing.assert_array_equal(found.boxes, expected.boxes)
+
+
+def test_half_precision_finds_the_same_to_a_fraction_of_a_pixel():
+    network = tiny_network(tiny_config(detection={"max_per_chip": 500}))
+    info = WeightsInfo("tiny", network.config, SPEC)
+    whole = NetworkDetector(network, info, CPU)([make_chip()])[0]
+    half = NetworkDetector(network, info, CPU, torch.bfloat16)([make_chip()])[0]
+    apart = np.abs(whole.boxes[:, None] - half.boxes).max(axis=2).min(axis=1)
+    assert len(half) > 0
+    assert not np.array_equal(half.scores, whole.scores)
+    assert np.median(apart) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("asked", "chosen"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)]
+)
+def test_the_precision_asked_for_is_taken(asked, chosen):
+    assert load_detector(device="cpu", precision=asked).precision is chosen
+
+
+def test_half_precision_is_taken_where_the_processor_calculates_with_it(monkeypatch):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+    assert choose_precision(None, CPU) is torch.float32
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert choose_precision(None, CPU) is torch.bfloat16
+
+
+def test_an_unknown_precision_is_an_error_that_names_the_known_ones():
+    with pytest.raises(ConfigError, match="one of float32, bfloat16, got 'half'"):
+        load_detector(device="cpu", precision="half")
 
 
 @pytest.mark.parametrize(

@@ -239,8 +239,8 @@ def test_points_pass_in_portions_of_bounded_size(monkeypatch):
     sizes: list[int] = []
     head.point_head.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
     apart = masks_of(head)
-    # One box is never divided; at 224 cells a side 2,688 of them are settled.
-    assert sorted(sizes) == [784] * 5 + [1344] * 2 + [2688]
+    # One box is never divided; twelve cells are settled per cell of a side.
+    assert sorted(sizes) == [672] * 2 + [784] * 3 + [1344] * 2 + [2688]
     for box, logits in together.items():
         # A tie for the last place among the refined cells may fall either way.
         assert ((logits - apart[box]).abs() > 1e-4).sum() <= 2
@@ -255,12 +255,13 @@ def test_masks_are_those_of_the_predicted_class():
 
 
 def test_settled_points_grow_with_the_side():
-    assert [PointRendConfig().points_at(side) for side in (28, 224, 448)] == [784, 784, 784]
-    growing = PointRendConfig(points_per_side=6)
-    assert [growing.points_at(side) for side in (28, 112, 224, 448)] == [784, 784, 1344, 2688]
+    paper = PointRendConfig(subdivision_points=784, points_per_side=0)
+    assert [paper.points_at(side) for side in (28, 224, 448)] == [784, 784, 784]
+    growing = PointRendConfig(subdivision_points=200, points_per_side=6)
+    assert [growing.points_at(side) for side in (28, 112, 224, 448)] == [200, 672, 1344, 2688]
 
 
-@pytest.mark.parametrize(("settings", "settled"), [({}, 100), ({"points_per_side": 6}, 336)])
+@pytest.mark.parametrize(("settings", "settled"), [({"points_per_side": 0}, 100), ({}, 336)])
 @torch.no_grad()
 def test_subdivision_settles_the_least_certain_cells_and_no_others(settings, settled):
     head = make_head(subdivision_points=100, subdivision_steps=1, **settings)

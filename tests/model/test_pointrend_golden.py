@@ -6,8 +6,9 @@ import torch
 
 from footprints.config import PointRendConfig
 from footprints.model.masks import image_points, point_sample, regular_grid
-from footprints.model.pointrend import PointRendHead, sample_features
+from footprints.model.pointrend import PointRendHead
 from footprints.model.roi import RoIFeatures
+from footprints.model.sampling import sample_points
 
 
 def load_head(path) -> tuple[PointRendHead, dict[str, torch.Tensor]]:
@@ -23,7 +24,13 @@ def load_head(path) -> tuple[PointRendHead, dict[str, torch.Tensor]]:
         channels=channels,
         stride=4,
         num_classes=arrays["coarse_logits"].shape[1],
-        config=PointRendConfig(coarse_width=64, point_width=32, subdivision_steps=3),
+        config=PointRendConfig(
+            coarse_width=64,
+            point_width=32,
+            subdivision_steps=3,
+            subdivision_points=784,
+            points_per_side=0,
+        ),
     )
     head.load_state_dict(weights, strict=True)
     arrays["flat_boxes"] = arrays["boxes"].flatten(0, 1).float()
@@ -49,10 +56,11 @@ def test_coarse_head_equals_reference(reference):
 def test_point_head_equals_reference(reference):
     head, ref = reference
     points = image_points(ref["points"], ref["flat_boxes"])
-    fine = sample_features(ref["p2"], 4, points, ref["image_index"])
+    fine = sample_points(ref["p2"], 4, points, ref["image_index"])
     torch.testing.assert_close(fine.transpose(1, 2), ref["fine_features"], atol=1e-4, rtol=0)
+    projected = head.point_head.project(ref["p2"])
     logits = head.point_logits(
-        ref["p2"], ref["flat_boxes"], ref["image_index"], ref["coarse_logits"], ref["points"]
+        projected, ref["flat_boxes"], ref["image_index"], ref["coarse_logits"], ref["points"]
     )
     torch.testing.assert_close(logits.transpose(1, 2), ref["point_logits"], atol=1e-4, rtol=0)
 
@@ -77,14 +85,20 @@ def test_subdivision_with_all_cells_equals_dense_evaluation(reference):
         4,
         ref["coarse_logits"].shape[1],
         PointRendConfig(
-            coarse_width=64, point_width=32, subdivision_points=56**2, subdivision_steps=1
+            coarse_width=64,
+            point_width=32,
+            subdivision_steps=1,
+            subdivision_points=56**2,
+            points_per_side=0,
         ),
     )
     dense.load_state_dict(head.state_dict())
     where = (ref["flat_boxes"], ref["image_index"])
     (grids,) = dense.predict(RoIFeatures([ref["p2"]], (4,)), *where, ref["labels"])
     grid = regular_grid(56).expand(12, -1, -1)
-    every = dense.point_logits(ref["p2"], *where, ref["coarse_logits"], grid)
+    every = dense.point_logits(
+        dense.point_head.project(ref["p2"]), *where, ref["coarse_logits"], grid
+    )
     rows = torch.arange(12)
     torch.testing.assert_close(
         grids.logits, every[rows, :, ref["labels"]].view(12, 56, 56), atol=1e-4, rtol=1e-4
@@ -106,7 +120,7 @@ def test_fine_features_golden_values():
     ramp = torch.arange(64.0).view(1, 1, 8, 8)
     points = torch.tensor([[[0.5, 0.5], [0, 0], [0.25, 0.75]]])
     where = image_points(points, torch.tensor([[4.0, 8.0, 20.0, 24.0]]))
-    sampled = sample_features(ramp, 4, where, torch.zeros(1, dtype=torch.long))
+    sampled = sample_points(ramp, 4, where, torch.zeros(1, dtype=torch.long))
     assert sampled.flatten().tolist() == [30.5, 12.5, 37.5]
 
 
@@ -119,5 +133,5 @@ def test_features_are_sampled_as_grid_sample_does_with_zeros_beyond_the_border()
     expected = torch.nn.functional.grid_sample(
         features[image_index], relative.unsqueeze(2), align_corners=False
     )
-    sampled = sample_features(features, 4, points, image_index)
+    sampled = sample_points(features, 4, points, image_index)
     torch.testing.assert_close(sampled, expected.squeeze(3).transpose(1, 2), atol=1e-5, rtol=1e-4)

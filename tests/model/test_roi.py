@@ -9,8 +9,8 @@ import torch
 from footprints.config import RoIConfig
 from footprints.model.backbone import STRIDES
 from footprints.model.masks import image_points, regular_grid
-from footprints.model.pointrend import sample_features
 from footprints.model.roi import RoIFeatures, RoIs, pool_rois
+from footprints.model.sampling import sample_points
 
 
 def make_rois(*boxes: list[float], images: list[int] | None = None) -> RoIs:
@@ -175,7 +175,7 @@ def test_roi_align_is_the_mean_of_points_inside_the_image(ratio):
     rois = make_rois([5.3, 7.1, 60.2, 44.4], [20, 20, 21.5, 90.7], [6, 6, 50, 57], images=[1, 0, 1])
     pooled = pool(pyramid, rois, side=7, sampling_ratio=ratio)
     grid = regular_grid(7 * ratio).expand(3, -1, -1)
-    points = sample_features(pyramid[0], 4, image_points(grid, rois.boxes), rois.image_index)
+    points = sample_points(pyramid[0], 4, image_points(grid, rois.boxes), rois.image_index)
     means = points.view(3, 7, ratio, 7, ratio, 3).mean(dim=(2, 4)).permute(0, 3, 1, 2)
     torch.testing.assert_close(pooled, means, atol=1e-5, rtol=1e-5)
 

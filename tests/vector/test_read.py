@@ -39,11 +39,6 @@ def test_multipolygons_become_one_row_a_part() -> None:
     assert set(clean.geom_type) == {"Polygon"}
 
 
-def test_features_without_geometry_are_dropped_in_silence() -> None:
-    clean = clean_polygons(layer_of(None, box(0, 0, 1, 1), Polygon()))
-    assert clean["name"].tolist() == ["b"]
-
-
 def test_invalid_polygons_are_repaired_and_counted() -> None:
     with pytest.warns(LabelWarning, match="1 repaired"):
         clean = clean_polygons(layer_of(BOW_TIE, box(20, 0, 21, 1)))
@@ -65,6 +60,12 @@ def test_polygons_without_area_are_left_out_and_counted(x: float) -> None:
         polygon = Polygon([(0, 0), (x, 0.5), (1, 1)])
     with pytest.warns(LabelWarning, match="1 without area left out"):
         clean = clean_polygons(layer_of(polygon, box(0, 0, 1, 1)))
+    assert clean["name"].tolist() == ["b"]
+
+
+def test_features_without_geometry_are_left_out_and_counted():
+    with pytest.warns(LabelWarning, match="2 without geometry left out"):
+        clean = clean_polygons(layer_of(None, box(0, 0, 1, 1), Polygon()))
     assert clean["name"].tolist() == ["b"]
 
 
