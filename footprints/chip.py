@@ -164,6 +164,10 @@ class Detector(Protocol):
         """What the ``model`` column says."""
 
     @property
+    def digest(self) -> str:
+        """Another one wherever the same chips may give other instances."""
+
+    @property
     def keypoints(self) -> tuple[str, ...]:
         """Names of the keypoints of every instance; empty where it finds none."""
 

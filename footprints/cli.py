@@ -141,6 +141,10 @@ def predict(
         ),
     ] = None,
     overwrite: Overwrite = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on where the same command was cut short, if it was."),
+    ] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -158,29 +162,34 @@ def predict(
         check_picture(overlay, overwrite=overwrite)
     start = time.perf_counter()
     detector = load_detector(weights, device=device, precision=precision)
-    layer = run(
-        scenes,
-        output=output,
-        keypoints=keypoints,
-        keep=keep,
-        detector=detector,
-        confidence=confidence,
-        min_area_m2=min_area,
-        regularize=regularize,
-        tolerance_m=tolerance,
-        simplify_m=simplify,
-        chip_size=chip_size,
-        overlap=overlap,
-        batch_size=batch_size,
-        bands=read_bands,
-        nodata=nodata,
-        crs=crs,
-        pixels=pixels,
-        overlaps=overlaps,
-        out_crs=out_crs,
-        overwrite=overwrite,
-        progress=not quiet,
-    )
+    try:
+        layer = run(
+            scenes,
+            output=output,
+            keypoints=keypoints,
+            keep=keep,
+            detector=detector,
+            confidence=confidence,
+            min_area_m2=min_area,
+            regularize=regularize,
+            tolerance_m=tolerance,
+            simplify_m=simplify,
+            chip_size=chip_size,
+            overlap=overlap,
+            batch_size=batch_size,
+            bands=read_bands,
+            nodata=nodata,
+            crs=crs,
+            pixels=pixels,
+            overlaps=overlaps,
+            out_crs=out_crs,
+            overwrite=overwrite,
+            resume=resume,
+            progress=not quiet,
+        )
+    except KeyboardInterrupt as err:
+        print("footprints: stopped; go on with --resume", file=sys.stderr)
+        raise typer.Exit(_INTERRUPTED) from err
     if overlay is not None:
         save_overlay(
             layer,

@@ -6,9 +6,10 @@ raster -> grid -> chips -> instances -> outlines
 from __future__ import annotations
 
 import contextlib
+import itertools
 import warnings
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import NoReturn
@@ -23,6 +24,7 @@ from footprints.raster.reader import SceneGrid, read_chip, resample_scene, resiz
 from footprints.raster.scaling import fit_scaling
 from footprints.raster.source import Scene
 from footprints.vector.detected import ChipRow, DetectedScene, Pass
+from footprints.vector.journal import Journal
 from footprints.vector.outlines import Outlines
 from footprints.vector.scenes import seen_ground
 from footprints.vector.trace import trace
@@ -55,6 +57,8 @@ class Looking:
     """Instances below this confidence are left out."""
     progress: bool
     """Show a progress bar, on a terminal or in a notebook."""
+    journal: Journal | None = None
+    """Rows of chips that are done, and where to note those that get done; None notes nothing."""
 
 
 def cover_scene(
@@ -99,7 +103,7 @@ def detect(covers: Sequence[Cover], looking: Looking) -> Generator[DetectedScene
         looking: The detector, and how to use it.
     """
     sources = _source_names([cover.grid.scene for cover in covers])
-    for cover, source in zip(covers, sources, strict=True):
+    for number, (cover, source) in enumerate(zip(covers, sources, strict=True)):
         scene = cover.grid.scene
         looks = [cover, _coarse(cover)] if len(cover.chips) > 1 else [cover]
         total = sum(len(each.chips) for each in looks)
@@ -108,8 +112,12 @@ def detect(covers: Sequence[Cover], looking: Looking) -> Generator[DetectedScene
             total=total, desc=scene.name, unit="chip", disable=None if looking.progress else True
         ) as bar:
             passes = [
-                Pass(each.chips, each.grid.transform, _look(each, looking, scaling, bar))
-                for each in looks
+                Pass(
+                    each.chips,
+                    each.grid.transform,
+                    _look(each, looking, scaling, bar, _PassJournal(looking.journal, number, look)),
+                )
+                for look, each in enumerate(looks)
             ]
             yield DetectedScene(
                 source, scene.path, scene.crs, _pixel_m(cover), scene.bands, tuple(passes)
@@ -138,44 +146,79 @@ def _coarse(fine: Cover) -> Cover:
     return Cover(grid, replace(fine.chips, height=grid.height, width=grid.width), is_coarse=True)
 
 
+@dataclass(frozen=True, slots=True)
+class _PassJournal:
+    """What the journal, if there is one, says of one pass over one scene."""
+
+    journal: Journal | None
+    scene: int
+    look: int
+
+    def read(self, row: int) -> ChipRow | None:
+        if self.journal is None or not self.journal.has(self.scene, self.look, row):
+            return None
+        return self.journal.read(self.scene, self.look, row)
+
+    def missing(self, rows: range) -> list[int]:
+        journal = self.journal
+        return [
+            row for row in rows if journal is None or not journal.has(self.scene, self.look, row)
+        ]
+
+    def write(self, row: int, chips: ChipRow) -> None:
+        if self.journal is not None:
+            self.journal.write(self.scene, self.look, row, chips)
+
+
 def _look(
-    cover: Cover, looking: Looking, scaling: Scaling, bar: tqdm[NoReturn]
+    cover: Cover, looking: Looking, scaling: Scaling, bar: tqdm[NoReturn], done: _PassJournal
 ) -> Iterator[ChipRow]:
     """What each row of chips shows, as soon as its last chip is seen."""
     name = cover.grid.scene.name
     bar.set_description(f"{name}, wide roofs" if cover.is_coarse else name)
     columns = len(cover.chips.column_starts)
-    nothing = Outlines.empty(keypoints=len(looking.detector.keypoints))
-    found, seen = [nothing], []
-    read = np.zeros(columns, dtype=np.bool_)
+    rows = range(len(cover.chips.row_starts))
+    batches = _read_ahead(cover, scaling, done.missing(rows), looking.batch_size)
     buildings, rows_read = 0, 0
-    for batch in _read_ahead(cover, scaling, looking.batch_size):
-        shown = iter(_show([chip for _, chip in batch if chip.valid.any()], cover, looking))
-        for number, chip in batch:
-            _, column = cover.chips.row_column(number)
-            if chip.valid.any():
-                window = cover.chips.window(number)
-                instances = next(shown)
-                heard = instances.take(np.flatnonzero(instances.scores >= looking.heard_from))
-                found.append(
-                    Outlines.from_instances(heard, trace(heard), window, number, chip.valid)
-                )
-                seen.append(seen_ground(chip.valid, window))
-                read[column] = True
-                buildings += int((found[-1].scores >= looking.confidence).sum())
-            if column == columns - 1:
-                rows_read += bool(read.any())
-                yield ChipRow(Outlines.concatenate(found), read, shapely.union_all(seen))
-                found, seen, read = [nothing], [], np.zeros_like(read)
+    for row in rows:
+        chips = done.read(row)
+        if chips is None:
+            chips = _look_at_row(cover, looking, next(batches), bar)
+            done.write(row, chips)
+        else:
+            bar.update(columns)
+        rows_read += bool(chips.read.any())
         if not cover.is_coarse:
+            buildings += int((chips.outlines.scores >= looking.confidence).sum())
             bar.set_postfix(buildings=buildings, refresh=False)
-        bar.update(len(batch))
+        yield chips
     if not rows_read and not cover.is_coarse:
         warnings.warn(
             f"{name} has no pixel with data; check --nodata and --bands",
             FootprintsWarning,
             stacklevel=2,
         )
+
+
+def _look_at_row(
+    cover: Cover,
+    looking: Looking,
+    batches: Iterable[Sequence[tuple[int, Chip]]],
+    bar: tqdm[NoReturn],
+) -> ChipRow:
+    found, seen = [Outlines.empty(keypoints=len(looking.detector.keypoints))], []
+    read = np.zeros(len(cover.chips.column_starts), dtype=np.bool_)
+    for batch in batches:
+        chips = [(number, chip) for number, chip in batch if chip.valid.any()]
+        shown = _show([chip for _, chip in chips], cover, looking)
+        for (number, chip), instances in zip(chips, shown, strict=True):
+            window = cover.chips.window(number)
+            heard = instances.take(np.flatnonzero(instances.scores >= looking.heard_from))
+            found.append(Outlines.from_instances(heard, trace(heard), window, number, chip.valid))
+            seen.append(seen_ground(chip.valid, window))
+            read[cover.chips.row_column(number)[1]] = True
+        bar.update(len(batch))
+    return ChipRow(Outlines.concatenate(found), read, shapely.union_all(seen))
 
 
 def _show(chips: Sequence[Chip], cover: Cover, looking: Looking) -> list[Instances]:
@@ -189,17 +232,34 @@ def _show(chips: Sequence[Chip], cover: Cover, looking: Looking) -> list[Instanc
 
 
 def _read_ahead(
-    cover: Cover, scaling: Scaling, batch_size: int
-) -> Iterator[list[tuple[int, Chip]]]:
-    """Batches of numbered chips; the next one is read while the last one is in the network."""
+    cover: Cover, scaling: Scaling, rows: Sequence[int], batch_size: int
+) -> Iterator[Iterator[list[tuple[int, Chip]]]]:
+    """Of each row, its batches of numbered chips.
 
-    def read(numbers: Sequence[int]) -> list[tuple[int, Chip]]:
+    The next batch is read while the last one is in the network. Batches never cross rows: what a
+    network makes of a chip can depend, in the last digit, on the chips beside it, and a run that
+    goes on must meet the same ones.
+    """
+    columns = len(cover.chips.column_starts)
+    batches = [
+        range(start, min(start + batch_size, (row + 1) * columns))
+        for row in rows
+        for start in range(row * columns, (row + 1) * columns, batch_size)
+    ]
+    coming = _one_ahead(cover, scaling, batches)
+    for _ in rows:
+        yield itertools.islice(coming, -(-columns // batch_size))
+
+
+def _one_ahead(
+    cover: Cover, scaling: Scaling, batches: Sequence[range]
+) -> Iterator[list[tuple[int, Chip]]]:
+    def read(numbers: range) -> list[tuple[int, Chip]]:
         return [(n, read_chip(cover.grid, cover.chips.window(n), scaling)) for n in numbers]
 
     with ThreadPoolExecutor(max_workers=1) as reader:
         waiting = None
-        for start in range(0, len(cover.chips), batch_size):
-            numbers = range(start, min(start + batch_size, len(cover.chips)))
+        for numbers in batches:
             coming = reader.submit(read, numbers)
             if waiting is not None:
                 yield waiting.result()

@@ -14,8 +14,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from affine import Affine
 from geopandas import GeoDataFrame
@@ -24,11 +26,12 @@ from pyproj.exceptions import CRSError
 from shapely import Geometry, Polygon
 
 from footprints.chip import ChipGrid, Detector
-from footprints.detection import Looking, cover_scene, detect
+from footprints.detection import Cover, Looking, cover_scene, detect
 from footprints.errors import ConfigError, OrientationWarning, RasterError, RunError
 from footprints.merging import merge_own_scenes
 from footprints.raster.source import Scene, open_scene
 from footprints.vector.detected import ChipRow, DetectedScene
+from footprints.vector.journal import open_journal
 from footprints.vector.kept import KeptRun, check_run_place, keep_scenes, kept_scenes, read_run
 from footprints.vector.keypoints import keypoint_layer
 from footprints.vector.layer import concat_layers, place, reproject
@@ -102,9 +105,13 @@ def predict(
     overlaps: bool | None = None,
     out_crs: str | CRS | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     progress: bool = True,
 ) -> GeoDataFrame:
     """Find the buildings of one or more scenes.
+
+    A run that is cut short, even by a crash of the machine, leaves its finished rows of chips in a
+    hidden folder beside ``keep`` or else ``output``, where ``resume`` finds them.
 
     Args:
         scenes: Rasters: files, or ``https://``, ``s3://`` and ``/vsi...`` addresses.
@@ -143,7 +150,10 @@ def predict(
             them. None takes the detector's kind: objects in photographs overlap, buildings on the
             ground do not.
         out_crs: CRS of the layer; None takes the first scene's.
-        overwrite: Replace ``output``, ``keypoints`` and ``keep`` if they exist.
+        overwrite: Replace ``output``, ``keypoints`` and ``keep`` if they exist; without ``resume``,
+            an unfinished run, too.
+        resume: Go on where a run with the same arguments was cut short, if one was; the layer is
+            the same, to the last byte of its file.
         progress: Show a progress bar, on a terminal or in a notebook.
 
     Returns:
@@ -161,7 +171,10 @@ def predict(
             pictures that are seen whole.
         WeightsError, DeviceError: The detector cannot be loaded.
         LayerError: ``out_crs`` is not defined where a scene lies.
-        OutputError: The output exists or cannot be written; found out before the work starts.
+        OutputError: The output exists or cannot be written, or an unfinished run is there; found
+            out before the work starts.
+        RunError: The unfinished run was asked for something else, its scenes or weights have
+            changed, or another process is at work on it.
 
     Warns:
         OrientationWarning: A photograph is stored turned; it is read as it is stored.
@@ -233,11 +246,61 @@ def predict(
             _check_reach(cover.chips, cover.grid.transform, cover.grid.scene.crs, wanted.crs)
         _warn_of_turned(rasters)
         heard_from = EVIDENCE_SHARE * run.kept_confidence
-        looking = Looking(detector, batch_size, threshold, heard_from, progress)
+        journal = opened.enter_context(
+            open_journal(
+                _journaled(output, keep),
+                _asked(detector, covers, batch_size=batch_size, heard_from=heard_from),
+                resume=resume,
+                overwrite=overwrite,
+            )
+        )
+        looking = Looking(detector, batch_size, threshold, heard_from, progress, journal)
         found = opened.enter_context(closing(detect(covers, looking)))
         if keep is not None:
             found = opened.enter_context(closing(keep_scenes(found, run, Path(keep))))
         return _make_layer(found, run, wanted)
+
+
+def _journaled(output: str | Path | None, keep: str | Path | None) -> Path | None:
+    """The file or folder of which a run that is cut short is remembered."""
+    if keep is not None:
+        return Path(keep)
+    return None if output is None or is_database(output) else Path(output)
+
+
+def _asked(
+    detector: Detector, covers: Sequence[Cover], *, batch_size: int, heard_from: float
+) -> dict[str, Any]:
+    """All that the rows of chips of a run depend on, by the names that a user knows."""
+    asked: dict[str, Any] = {
+        "version of footprints": version("building-footprints"),
+        "model": detector.name,
+        "digest of the weights": detector.digest,
+        "batch size": batch_size,
+        "least confidence kept": heard_from,
+    }
+    for number, cover in enumerate(covers, 1):
+        scene, chips = cover.grid.scene, cover.chips
+        asked |= {
+            f"scene {number}": scene.path,
+            f"file of scene {number}": _stamp(scene.path),
+            f"grid of scene {number}": f"{chips.width} x {chips.height} px",
+            f"chip size of scene {number}": chips.size,
+            f"overlap of scene {number}": chips.overlap,
+            f"bands of scene {number}": list(scene.bands),
+            f"nodata of scene {number}": repr(scene.rule),
+            f"place of scene {number}": list(cover.grid.transform[:6]),
+        }
+    return asked
+
+
+def _stamp(path: str) -> str | None:
+    """Tells a file from one that replaced it; None where the file is far away."""
+    try:
+        about = Path(path).stat()
+    except OSError:
+        return None
+    return f"{about.st_size} bytes of {datetime.fromtimestamp(about.st_mtime).isoformat()}"
 
 
 def finish(

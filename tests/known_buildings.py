@@ -88,6 +88,7 @@ class KnownBuildings:
     jitter_by_chip: bool = False
     """Whether every chip jitters a building's box in its own way."""
     name: str = "known-buildings"
+    digest: str = "known"
     classes: tuple[str, ...] = ("building",)
     labels: Sequence[int] | None = None
     """True class of each building; all are of the first by default."""

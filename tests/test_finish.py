@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import geopandas as gpd
 import numpy as np
@@ -257,7 +258,7 @@ def test_a_run_says_where_a_scene_has_data(run):
     assert shapely.union_all(rows).symmetric_difference(expected).area < 1
 
 
-def test_nothing_is_left_of_a_run_that_fails(scene, tmp_path):
+def test_no_run_is_there_when_it_fails(scene, tmp_path):
     class Failing(KnownBuildings):
         def __call__(self, chips: list[Chip]) -> list[Instances]:
             if chips[0].window.y > 100:
@@ -266,20 +267,21 @@ def test_nothing_is_left_of_a_run_that_fails(scene, tmp_path):
 
     with pytest.raises(MemoryError):
         fp.predict(scene, detector=Failing([]), keep=tmp_path / "run", **GRID)
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [tmp_path / ".run.unfinished"]
 
 
 def test_a_full_disk_leaves_the_run_that_was_there(scene, copied, monkeypatch):
     before = {path.name: path.read_bytes() for path in copied.iterdir()}
 
-    def fill(*_args, **_kwargs):
-        raise OSError(28, "No space left on device")
+    class Full(parquet.ParquetWriter):
+        def write_table(self, *_args, **_kwargs):
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(parquet.ParquetWriter, "write_table", fill)
+    monkeypatch.setattr("footprints.vector.kept.parquet", SimpleNamespace(ParquetWriter=Full))
     with pytest.raises(OutputError, match=r"scene-0001\.parquet of the kept run: .*No space"):
         fp.predict(scene, detector=BAD, keep=copied, overwrite=True, **GRID)
     assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
-    assert [path.name for path in copied.parent.iterdir()] == ["run"]
+    assert {path.name for path in copied.parent.iterdir()} == {"run", ".run.unfinished"}
 
 
 def test_a_run_is_replaced_only_when_asked(scene, copied, tmp_path):

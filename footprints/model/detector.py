@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,14 @@ class NetworkDetector:
     def name(self) -> str:
         """What the ``model`` column says."""
         return self.info.name
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the weights and of the precision."""
+        content = hashlib.sha256(f"{self.info.model} {self.precision}".encode())
+        for tensor in self._model.state_dict().values():
+            content.update(tensor.cpu().contiguous().numpy().tobytes())
+        return content.hexdigest()[:16]
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -225,7 +225,7 @@ class _Keeper:
         with ExitStack() as opened:
             writer = None
             for row in self._look.rows:
-                table = _to_table(row.outlines)
+                table = to_table(row.outlines)
                 with _writing(self._path):
                     if writer is None:
                         writer = opened.enter_context(_open_writer(self._path, table.schema))
@@ -333,7 +333,7 @@ def _kept_rows(path: Path, kept: KeptPass, bar: tqdm[NoReturn]) -> Iterator[Chip
     with _reading(path), parquet.ParquetFile(path, page_checksum_verification=True) as file:
         for number, row in enumerate(kept.rows):
             with _reading(path):
-                outlines = _from_table(file.read_row_group(number))
+                outlines = from_table(file.read_row_group(number))
             read = np.array([chip == "1" for chip in row.read])
             yield ChipRow(outlines, read, shapely.from_geojson(json.dumps(row.valid)))
             bar.update()
@@ -363,7 +363,8 @@ def _reading(path: Path) -> Iterator[None]:
         raise RunError(f"{path} is damaged ({reason}); predict again with --keep") from err
 
 
-def _to_table(outlines: Outlines) -> pa.Table:
+def to_table(outlines: Outlines) -> pa.Table:
+    """Outlines as columns; see the top of this module."""
     columns = {
         "chip": outlines.chips,
         "class": outlines.labels,
@@ -380,7 +381,8 @@ def _to_table(outlines: Outlines) -> pa.Table:
     return pa.table(columns).replace_schema_metadata({"geo": json.dumps(_GEO)})
 
 
-def _from_table(table: pa.Table) -> Outlines:
+def from_table(table: pa.Table) -> Outlines:
+    """What `to_table` made a table of."""
     column = {name: table[name].combine_chunks() for name in table.column_names}
     keypoints = np.empty((len(table), 0, 3), dtype=np.float32)
     if "keypoints" in column:

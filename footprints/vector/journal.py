@@ -1,0 +1,208 @@
+"""What a run has done so far, so that one that dies can go on where it was.
+
+A row of chips is the unit: of the network's work, because batches never cross rows, and of what is
+lost when a process is killed. Beside the output lies, until it is written, a hidden folder:
+
+- `journal.json` says what the run was asked for; a run that was asked for something else does not
+  go on from here.
+- `1-1-00042.parquet` is row 42 of the first pass over the first scene, written beside and renamed.
+
+The folder comes with the first row that is done, and goes when the output is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import shapely
+from pyarrow import parquet
+
+from footprints.errors import OutputError, RunError
+from footprints.files import write_whole
+from footprints.vector.detected import ChipRow
+from footprints.vector.kept import from_table, to_table
+
+HEAD = "journal.json"
+
+_READ, _VALID = b"footprints_read", b"footprints_valid"
+
+
+class Journal:
+    """The rows of chips that are done.
+
+    Args:
+        output: What the run makes; the journal lies beside it.
+        asked: What the run was asked for: all that its rows depend on. Values that JSON can hold.
+        resume: Go on from what is there, if anything is.
+        overwrite: Throw away what is there.
+
+    Raises:
+        OutputError: A journal is there, and neither was asked for.
+        RunError: The journal is of another run, or another process is at work on it.
+    """
+
+    def __init__(
+        self, output: Path, asked: Mapping[str, Any], *, resume: bool, overwrite: bool
+    ) -> None:
+        self._folder = journal_of(output)
+        self._asked = json.loads(json.dumps(asked))
+        self._lock: IO[bytes] | None = None
+        if not (self._folder / HEAD).is_file():
+            return
+        if not (resume or overwrite):
+            raise OutputError(
+                f"an unfinished run of {output} is there; go on with --resume, or start anew with "
+                f"--overwrite"
+            )
+        self._take()
+        if not resume:
+            self.remove()
+            return
+        try:
+            self._check()
+        except RunError:
+            self.close()
+            raise
+
+    def has(self, scene: int, look: int, row: int) -> bool:
+        """Whether a row of chips is done."""
+        return self._lock is not None and self._part(scene, look, row).is_file()
+
+    def read(self, scene: int, look: int, row: int) -> ChipRow:
+        """A row of chips that is done.
+
+        Raises:
+            RunError: It is damaged.
+        """
+        path = self._part(scene, look, row)
+        try:
+            table = parquet.ParquetFile(path, page_checksum_verification=True).read()
+            about = table.schema.metadata
+            read = np.frombuffer(about[_READ], dtype=np.bool_)
+            return ChipRow(from_table(table), read, shapely.from_wkb(about[_VALID]))
+        except (OSError, ValueError, KeyError, shapely.errors.GEOSException) as err:
+            reason = (str(err) or type(err).__name__).splitlines()[0]
+            raise RunError(
+                f"{path} is damaged ({reason}); remove it, and --resume does that row again"
+            ) from err
+
+    def write(self, scene: int, look: int, row: int, chips: ChipRow) -> None:
+        """Note that a row of chips is done.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        if self._lock is None:
+            self._begin()
+        table = to_table(chips.outlines)
+        about = {
+            **(table.schema.metadata or {}),
+            _READ: chips.read.tobytes(),
+            _VALID: shapely.to_wkb(chips.valid),
+        }
+        table = table.replace_schema_metadata(about)
+        part = pa.BufferOutputStream()
+        parquet.write_table(table, part, compression="zstd", write_page_checksum=True)
+        content = part.getvalue().to_pybytes()
+        write_whole(self._part(scene, look, row), content, "unfinished run")
+
+    def remove(self) -> None:
+        """Leave nothing behind: the output is there, or is to be made anew."""
+        if self._lock is not None:
+            # The head goes last: what is left of a removal that is cut short is still a journal.
+            for path in self._folder.iterdir():
+                if path.name != HEAD:
+                    path.unlink(missing_ok=True)
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self.close()
+
+    def close(self) -> None:
+        """Let another process go on."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _begin(self) -> None:
+        try:
+            self._folder.mkdir(exist_ok=True)
+        except OSError as err:
+            raise OutputError(f"cannot make {self._folder}: {err.strerror}") from err
+        head = self._folder / HEAD
+        write_whole(head, json.dumps(self._asked, indent=1).encode(), "unfinished run")
+        self._take()
+
+    def _take(self) -> None:
+        lock = (self._folder / HEAD).open("rb")
+        if not _lock(lock):
+            lock.close()
+            raise RunError(
+                f"another process is at work on {self._folder}; wait for it, or give another output"
+            )
+        self._lock = lock
+
+    def _check(self) -> None:
+        """Refuse to go on with what another run began."""
+        try:
+            before = json.loads((self._folder / HEAD).read_bytes())
+        except ValueError as err:
+            head = self._folder / HEAD
+            raise RunError(f"{head} is damaged; start anew with --overwrite") from err
+        for name in sorted({*before, *self._asked}):
+            was, is_ = before.get(name), self._asked.get(name)
+            if was != is_:
+                raise RunError(
+                    f"cannot go on: {name} was {was}, is {is_}; put it back, or start anew with "
+                    f"--overwrite"
+                )
+
+    def _part(self, scene: int, look: int, row: int) -> Path:
+        return self._folder / f"{scene + 1}-{look + 1}-{row:05d}.parquet"
+
+
+def journal_of(output: Path) -> Path:
+    """Where the journal of a run lies that makes this output."""
+    return output.with_name(f".{output.name}.unfinished")
+
+
+@contextmanager
+def open_journal(
+    output: Path | None, asked: Mapping[str, Any], *, resume: bool, overwrite: bool
+) -> Iterator[Journal | None]:
+    """The journal of a run, which is removed when all has gone well; None without an output.
+
+    Args:
+        output: As for `Journal`; None, as for a table in a database, keeps no journal.
+        asked: As for `Journal`; so are the next ones.
+        resume: Likewise.
+        overwrite: Likewise.
+    """
+    if output is None:
+        yield None
+        return
+    journal = Journal(output, asked, resume=resume, overwrite=overwrite)
+    try:
+        yield journal
+        journal.remove()
+    finally:
+        journal.close()
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Whether the file is ours now; the system lets go of it when the process ends, however."""
+    if os.name != "posix":
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

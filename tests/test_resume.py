@@ -1,0 +1,240 @@
+"""Runs that are cut short go on where they were, and end with the bytes of an undisturbed one."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from known_buildings import KnownBuildings, doubled, noisy
+from known_town import HEIGHT, NORTH_UP, TOWN, UTM, WIDTH, on_ground
+from labelled_scenes import write_image
+from typer.testing import CliRunner
+
+import footprints as fp
+from footprints.chip import Chip, Instances
+from footprints.cli import app
+from footprints.errors import OutputError, RunError
+from footprints.vector.journal import journal_of
+from footprints.vector.read import read_layer
+
+GRID = {"chip_size": 96, "overlap": 32, "batch_size": 2, "progress": False}
+KILLS = 10
+
+
+class Cut(Exception):  # noqa: N818  # no error of ours
+    """What ends a run in these tests."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tired(KnownBuildings):
+    """Sees so many batches of chips, and then no more."""
+
+    batches: int = 10**9
+    shown: list[tuple[float, float]] = field(default_factory=list)
+    """Upper-left corners of the chips that it saw."""
+
+    def __call__(self, chips: list[Chip]) -> list[Instances]:
+        if len(self.shown) >= 2 * self.batches:
+            raise Cut
+        self.shown.extend((chip.transform.c, chip.transform.f) for chip in chips)
+        return super().__call__(chips)
+
+
+def write_scene(path: Path, seed: int = 0) -> Path:
+    pixels = np.random.default_rng(seed).integers(40, 250, (1, HEIGHT, WIDTH)).astype(np.uint8)
+    pixels[:, :20, :20] = 0
+    return write_image(path, pixels, transform=NORTH_UP, crs=UTM, nodata=0)
+
+
+def tired(batches: int = 10**9, **changes: object) -> Tired:
+    return Tired(on_ground(TOWN), flaws=[noisy, doubled], batches=batches, **changes)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    return write_scene(tmp_path / "town.tif")
+
+
+@pytest.fixture
+def cut_short(scene: Path, tmp_path: Path) -> Path:
+    """The output of a run that died in its third row of chips."""
+    with pytest.raises(Cut):
+        fp.predict(scene, output=tmp_path / "town.gpkg", detector=tired(5), **GRID)
+    return tmp_path / "town.gpkg"
+
+
+@pytest.mark.parametrize("batches", [0, 1, 4, 5, 7, 8])
+@pytest.mark.parametrize("ending", [".gpkg", ".parquet"])
+def test_a_resumed_run_ends_with_the_same_bytes(scene, tmp_path, batches, ending):
+    whole = tmp_path / "whole" / f"town{ending}"
+    whole.parent.mkdir()
+    everything = tired()
+    fp.predict(scene, output=whole, detector=everything, **GRID)
+    output = tmp_path / f"town{ending}"
+    with pytest.raises(Cut):
+        fp.predict(scene, output=output, detector=tired(batches), **GRID)
+    assert not output.exists()
+    rest = tired()
+    fp.predict(scene, output=output, detector=rest, resume=True, **GRID)
+    assert output.read_bytes() == whole.read_bytes()
+    row = 4
+    done = 2 * batches // row * row
+    assert rest.shown == everything.shown[done:]
+    assert {path.name for path in tmp_path.iterdir()} == {"town.tif", "whole", output.name}
+
+
+def test_of_several_scenes_only_the_rest_is_done(tmp_path):
+    scenes = [write_scene(tmp_path / f"{n}.tif", seed=n) for n in range(3)]
+    everything = tired()
+    whole = fp.predict(scenes, detector=everything, **GRID)
+    output = tmp_path / "towns.gpkg"
+    half = len(everything.shown) // 4
+    with pytest.raises(Cut):
+        fp.predict(scenes, output=output, detector=tired(half), **GRID)
+    rest = tired()
+    layer = fp.predict(scenes, output=output, detector=rest, resume=True, **GRID)
+    assert layer.equals(whole)
+    assert 0 < len(rest.shown) < 0.6 * len(everything.shown)
+
+
+def test_resuming_where_nothing_was_begun_is_a_run(scene, tmp_path):
+    output = tmp_path / "town.gpkg"
+    layer = fp.predict(scene, output=output, detector=tired(), resume=True, **GRID)
+    assert len(read_layer(output)) == len(layer) > 5
+
+
+def test_a_kept_run_goes_on_too(scene, tmp_path):
+    wanted = {"output": tmp_path / "town.gpkg", "keep": tmp_path / "run", **GRID}
+    with pytest.raises(Cut):
+        fp.predict(scene, detector=tired(5), **wanted)
+    layer = fp.predict(scene, detector=tired(), resume=True, **wanted)
+    assert fp.finish(tmp_path / "run", progress=False).equals(layer)
+
+
+def test_unfinished_work_is_not_thrown_away_unasked(scene, cut_short):
+    with pytest.raises(OutputError, match=r"unfinished run .* --resume, or start anew with --over"):
+        fp.predict(scene, output=cut_short, detector=tired(), **GRID)
+    anew = tired()
+    fp.predict(scene, output=cut_short, detector=anew, overwrite=True, **GRID)
+    assert len(anew.shown) == 17
+    assert not journal_of(cut_short).exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"confidence": 0.3}, "least confidence kept was 0.[0-9]+, is 0.[0-9]+"),
+        ({"chip_size": 128}, "chip size of scene 1 was 96, is 128"),
+        ({"batch_size": 3}, "batch size was 2, is 3"),
+        ({"detector": tired(digest="other")}, "digest of the weights was known, is other"),
+        ({"nodata": 7}, "nodata of scene 1 was .*, is "),
+    ],
+)
+def test_a_run_that_was_asked_for_something_else_does_not_go_on(scene, cut_short, change, words):
+    asked = {"detector": tired(), **GRID, **change}
+    with pytest.raises(RunError, match=f"cannot go on: {words}"):
+        fp.predict(scene, output=cut_short, resume=True, **asked)
+    fp.predict(scene, output=cut_short, resume=True, detector=tired(), **GRID)
+
+
+def test_a_scene_that_was_replaced_is_noticed(scene, cut_short):
+    write_scene(scene, seed=5)
+    os.utime(scene, (1, 1))
+    with pytest.raises(RunError, match=r"file of scene 1 was \d+ bytes of 20.*, is \d+ bytes of"):
+        fp.predict(scene, output=cut_short, resume=True, detector=tired(), **GRID)
+
+
+def test_two_runs_for_one_output_do_not_mix(scene, cut_short):
+    class Meddling(KnownBuildings):
+        def __call__(self, chips: list[Chip]) -> list[Instances]:
+            with pytest.raises(RunError, match="another process is at work on"):
+                fp.predict(scene, output=cut_short, resume=True, detector=tired(), **GRID)
+            return super().__call__(chips)
+
+    meddling = Meddling(on_ground(TOWN), flaws=[noisy, doubled])
+    assert len(fp.predict(scene, output=cut_short, resume=True, detector=meddling, **GRID)) > 5
+
+
+@pytest.mark.parametrize("part", ["1-1-00001.parquet", "journal.json"])
+def test_damage_is_named(scene, cut_short, part):
+    path = journal_of(cut_short) / part
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(RunError, match=f"{part} is damaged"):
+        fp.predict(scene, output=cut_short, resume=True, detector=tired(), **GRID)
+
+
+def test_a_stopped_command_says_how_to_go_on(scene, tmp_path, monkeypatch):
+    def stop(*_args: object, **_kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("footprints.pipeline.detect", stop)
+    result = CliRunner().invoke(
+        app, ["predict", str(scene), "-o", str(tmp_path / "a.gpkg"), "--bands", "1,1,1"]
+    )
+    assert (result.exit_code, result.stderr) == (130, "footprints: stopped; go on with --resume\n")
+
+
+SLOW_RUN = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from test_resume import GRID, tired
+import footprints as fp
+class Slow(type(tired())):
+    def __call__(self, chips):
+        time.sleep(0.02)
+        return super().__call__(chips)
+slow = Slow(tired().polygons, flaws=tired().flaws)
+print("begun", flush=True)
+fp.predict({scene!r}, output={output!r}, detector=slow, resume=True, **GRID)
+"""
+
+
+@pytest.fixture
+def start(scene: Path, tmp_path: Path) -> Callable[[], subprocess.Popen[str]]:
+    """Start a process, with a group of its own, that makes town.gpkg."""
+    tests = str(Path(__file__).parent)
+    script = SLOW_RUN.format(tests=tests, scene=str(scene), output=str(tmp_path / "town.gpkg"))
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", script],
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    return start
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_over_and_over_ends_with_the_same_bytes(scene, tmp_path, start):
+    whole = tmp_path / "whole" / "town.gpkg"
+    whole.parent.mkdir()
+    begun = time.perf_counter()
+    fp.predict(scene, output=whole, detector=tired(), **GRID)
+    length = time.perf_counter() - begun + 1
+    when = random.Random(0)
+    output, killed = tmp_path / "town.gpkg", 0
+    for _ in range(KILLS):
+        with start() as process:
+            assert process.stdout.readline() == "begun\n"
+            time.sleep(when.uniform(0, length))
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                killed += 1
+        if output.exists():
+            assert output.read_bytes() == whole.read_bytes()
+            output.unlink()
+    assert killed > KILLS // 3
+    with start() as process:
+        assert process.stdout.readline() == "begun\n"
+    assert process.returncode == 0
+    assert output.read_bytes() == whole.read_bytes()
+    assert not journal_of(output).exists()
