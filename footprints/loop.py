@@ -7,67 +7,39 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning
 import numpy as np
-import shapely
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from footprints.chip import InputSpec, Instances, MaskGroup
+from footprints.chip import InputSpec
 from footprints.config import OptimizerConfig, RunConfig
 from footprints.data.dataset import Batch
 from footprints.errors import TrainingError
-from footprints.evaluation import match
-from footprints.model.boxes import ignore_unlabelled
 from footprints.model.checkpoint import WeightsInfo, save_weights
 from footprints.model.detector import scale_pixels, to_instances
 from footprints.model.mask_rcnn import MaskRCNN
 from footprints.model.targets import Target
 from footprints.precision import (
     IOU_THRESHOLDS,
-    ScoredImage,
-    average_precision,
-    boundary_iou,
-    iou_matrix,
 )
-from footprints.vector.overlaps import find_doubles, find_overlaps, surest
-from footprints.vector.trace import trace
+from footprints.validation import (
+    UNKNOWN_CONFIDENCE,
+    Judged,
+    average_precisions,
+    choose_confidence,
+    judge,
+    ratios,
+    true_instances,
+)
 
-_IOU = 0.5
-"""What counts as found in validation."""
-_BOUNDARY_PX = 2.0
-"""Width of the strip inside outlines whose IoU says how well they fit."""
 _STEP_AT = 0.75
 """Share of the steps after which the step schedule goes down, as in arXiv 1703.06870."""
-_UNKNOWN_CONFIDENCE = 0.5
-"""Where nothing has validated yet."""
-_PLATEAU = 0.995
-"""Confidences with this share of the best F1 are as good; the middle one is the safest."""
-
-
-class Judged(NamedTuple):
-    """Detections of a validation chip, beside what stands there."""
-
-    scores: NDArray[np.float32]
-    """(n,) confidences."""
-    hits: NDArray[np.bool_]
-    """(n,) which of them match a true building."""
-    labels: NDArray[np.int64]
-    """(n,) their 0-based classes."""
-    true_labels: NDArray[np.int64]
-    """(m,) those of the true buildings."""
-    ious: NDArray[np.float64]
-    """(n, m) of outlines."""
-    box_ious: NDArray[np.float64]
-    """(n, m)."""
-    boundary_ious: NDArray[np.float64]
-    """(k,) of matches."""
 
 
 class DetectionTask(lightning.LightningModule):
@@ -85,7 +57,7 @@ class DetectionTask(lightning.LightningModule):
         self.spec = spec
         self.model = model
         self.average = _average(model, config.optimizer.average)
-        self.confidence = _UNKNOWN_CONFIDENCE
+        self.confidence = UNKNOWN_CONFIDENCE
         self._judged: list[Judged] = []
 
     @property
@@ -108,7 +80,7 @@ class DetectionTask(lightning.LightningModule):
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """Sum of the losses of a batch."""
-        losses = self.model.losses(self._images(batch), _targets(batch))
+        losses = self.model.losses(self._images(batch), make_targets(batch))
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
             named = ", ".join(f"{name} {float(loss.detach()):.3g}" for name, loss in losses.items())
@@ -146,7 +118,9 @@ class DetectionTask(lightning.LightningModule):
         network = self.best.eval()
         found = to_instances(network.predict(self._images(batch)), len(batch))
         for image, instances in enumerate(found):
-            self._judged.append(judge(instances, _truth(batch, image), batch.labelled[image].cpu()))
+            self._judged.append(
+                judge(instances, true_instances(batch, image), batch.labelled[image].cpu())
+            )
 
     def on_validation_epoch_end(self) -> None:
         """Choose the confidence to report buildings from, and log what it gives."""
@@ -208,121 +182,6 @@ class DetectionTask(lightning.LightningModule):
     def _images(self, batch: Batch) -> Tensor:
         scalings = [self.spec.scaling] * len(batch)
         return scale_pixels(batch.pixels, batch.valid, scalings, self.device)
-
-
-def judge(found: Instances, truth: Instances, labelled: Tensor) -> Judged:
-    """Match the detections of one chip with the truth.
-
-    A match has the right class. A building detected under several classes counts once, under the
-    surest, as in prediction. What matches nothing on ground without labels does not count.
-
-    Args:
-        found: Detections in chip pixels.
-        truth: Buildings in chip pixels.
-        labelled: (H, W) bool, True where labels are complete.
-    """
-    outlines, true_outlines = trace(found), trace(truth)
-    traced = np.flatnonzero(outlines != None)  # noqa: E711  # element by element
-    seen = true_outlines != None  # noqa: E711
-    overlaps = find_overlaps(outlines[traced])
-    doubles = find_doubles(outlines[traced], overlaps)
-    rows = traced[surest(outlines[traced], found.scores[traced], doubles)]
-    scores, labels, true_labels = found.scores[rows], found.labels[rows], truth.labels[seen]
-    outlines, true_outlines = outlines[rows], true_outlines[seen]
-    pairs, _ = match(outlines, true_outlines, scores, iou=_IOU, classes=(labels, true_labels))
-    state = torch.zeros(len(rows), dtype=torch.long)
-    state[pairs[:, 0]] = 1
-    state = ignore_unlabelled(state, labelled, torch.from_numpy(found.boxes[rows]))
-    counts = (state >= 0).numpy()
-    return Judged(
-        scores[counts],
-        (state == 1).numpy()[counts],
-        labels[counts],
-        true_labels,
-        iou_matrix(outlines[counts], true_outlines),
-        iou_matrix(_rectangles(found.boxes[rows][counts]), _rectangles(truth.boxes[seen])),
-        boundary_iou(outlines[pairs[:, 0]], true_outlines[pairs[:, 1]], _BOUNDARY_PX),
-    )
-
-
-def _rectangles(boxes: NDArray[np.float32]) -> NDArray[np.object_]:
-    rectangles: NDArray[np.object_] = shapely.box(*boxes.T)
-    return rectangles
-
-
-def average_precisions(
-    judged: Sequence[Judged], class_count: int, *, of_boxes: bool = False
-) -> NDArray[np.float64]:
-    """Mean over the classes of the average precision at each of `IOU_THRESHOLDS`.
-
-    Args:
-        judged: Detections of every chip.
-        class_count: Number of classes.
-        of_boxes: By the IoU of boxes instead of that of outlines.
-
-    Returns:
-        (T,); NaN where there are no true buildings.
-    """
-    by_class = [
-        average_precision(
-            [
-                ScoredImage(
-                    chip.scores[chip.labels == number],
-                    (chip.box_ious if of_boxes else chip.ious)[
-                        np.ix_(chip.labels == number, chip.true_labels == number)
-                    ],
-                )
-                for chip in judged
-            ]
-        )
-        for number in range(class_count)
-    ]
-    present = [figures for figures in by_class if not np.isnan(figures).any()]
-    means: NDArray[np.float64] = np.mean(present or by_class, axis=0)
-    return means
-
-
-def choose_confidence(
-    scores: NDArray[np.float32], hits: NDArray[np.bool_], true_count: int
-) -> tuple[float, NDArray[np.bool_]]:
-    """The confidence with the best F1, from the middle of its plateau.
-
-    Matching is greedy by confidence, so leaving out less confident detections changes no match.
-
-    Args:
-        scores: (n,) confidences of all detections.
-        hits: (n,) which of them match a true building.
-        true_count: Number of true buildings.
-
-    Returns:
-        The confidence, and (n,) which detections reach it; none where there are no hits.
-    """
-    order = np.argsort(-scores, kind="stable")
-    found, kept = np.cumsum(hits[order]), np.arange(1, len(order) + 1)
-    f1 = 2 * found / np.maximum(kept + true_count, 1)
-    reach = np.zeros(len(scores), dtype=bool)
-    if not len(f1) or not f1.max():
-        return _UNKNOWN_CONFIDENCE, reach
-    good = np.flatnonzero(f1 >= _PLATEAU * f1.max())
-    at = good[len(good) // 2]
-    reach[order[: at + 1]] = True
-    return round(float(scores[order[at]]), 3), reach
-
-
-def ratios(name: str, hits: NDArray[np.bool_], true_count: int) -> dict[str, float]:
-    """Precision, recall and F1 of detections; 0 where there is nothing to count.
-
-    Args:
-        name: What the names of the figures start with.
-        hits: (n,) which detections match a true building.
-        true_count: Number of true buildings.
-    """
-    found = int(hits.sum())
-    return {
-        f"{name}_precision": found / max(len(hits), 1),
-        f"{name}_recall": found / max(true_count, 1),
-        f"{name}_f1": 2 * found / max(len(hits) + true_count, 1),
-    }
 
 
 class WriteWeights(Callback):
@@ -398,7 +257,8 @@ def _average(model: MaskRCNN, decay: float) -> AveragedModel | None:
     return AveragedModel(model, multi_avg_fn=follow)
 
 
-def _targets(batch: Batch) -> list[Target]:
+def make_targets(batch: Batch) -> list[Target]:
+    """What the losses want to know of each image."""
     return [
         Target(*parts)
         for parts in zip(
@@ -411,16 +271,3 @@ def _targets(batch: Batch) -> list[Target]:
             strict=True,
         )
     ]
-
-
-def _truth(batch: Batch, image: int) -> Instances:
-    """The ground truth of an image as instances, to be traced like detections."""
-    count = len(batch.boxes[image])
-    logits = (batch.masks[image].cpu().numpy().astype(np.int16) - 128).clip(-127, 127)
-    return Instances(
-        boxes=batch.boxes[image].cpu().numpy(),
-        scores=np.ones(count, dtype=np.float32),
-        labels=batch.labels[image].cpu().numpy(),
-        mask_boxes=batch.mask_boxes[image].cpu().numpy(),
-        masks=(MaskGroup(np.arange(count), logits.astype(np.int8)),) if count else (),
-    )

@@ -10,60 +10,39 @@ import multiprocessing
 import os
 import threading
 import warnings
-from collections.abc import Sequence
 from importlib.metadata import version
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import lightning
-import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from torch.utils.data import DataLoader, Dataset
 
-from footprints.chip import InputSpec, Scaling
+from footprints.chip import InputSpec
 from footprints.config import (
-    CORNERS,
-    DataConfig,
-    ModelConfig,
     RunConfig,
-    SceneConfig,
     load_config,
-    parse_config,
 )
-from footprints.data.augment import Augmentation
 from footprints.data.dataset import (
     EpochSampler,
-    TrainingChips,
-    TrainingSource,
-    ValidationChips,
     collate,
 )
-from footprints.data.labels import LabelledImage, TrainingScene, read_training_scene
-from footprints.data.split import Split, split_by_place
 from footprints.data.targets import Sample
 from footprints.errors import OutputError, TrainingError
 from footprints.loop import DetectionTask, WriteWeights
 from footprints.model.allocator import keep_freed_memory
-from footprints.model.backbone import trunk_scaling
-from footprints.model.checkpoint import WeightsInfo, read_info, start_from
-from footprints.model.detector import DEFAULT_WEIGHTS
-from footprints.model.mask_rcnn import MaskRCNN
-from footprints.raster.scaling import measure_value_range
-from footprints.raster.source import open_scene
-from footprints.vector.read import read_layer
-
-CHECKPOINT, WEIGHTS, CONFIG, METRICS = (
-    "last.ckpt",
-    "weights.safetensors",
-    "config.yaml",
-    "metrics.csv",
+from footprints.model.checkpoint import WeightsInfo
+from footprints.preparation import (
+    CHECKPOINT,
+    CONFIG,
+    METRICS,
+    WEIGHTS,
+    complete,
+    make_network,
+    prepare,
 )
-STRIDE = 32
-"""Chip sides are a multiple of the coarsest trunk stage's stride."""
-_IMAGES_MEASURED = 8
 
 
 def train(
@@ -87,32 +66,12 @@ def train(
         TrainingError: There is nothing to resume or nothing to learn from, or the loss is not
             finite.
     """
-    folder, config = Path(output), _complete(config)
+    folder, config = Path(output), complete(config)
     _check_folder(folder, config, resume=resume)
     keep_freed_memory()
-    scenes = [
-        read_training_scene(_scene(s, config), classes=config.model.classes)
-        for s in config.data.scenes
-    ]
-    split = _split(scenes, config)
-    spec = _input_spec(scenes, config)
-    chips = TrainingChips(
-        [
-            TrainingSource(images, scene.weight)
-            for images, scene in zip(split.training, config.data.scenes, strict=True)
-        ],
-        chip_size=config.data.chip_size,
-        gsd_m=config.data.gsd_m,
-        length=config.data.chips_per_epoch,
-        seed=config.train.seed,
-        augmentation=Augmentation(**config.augment.model_dump()),
-        empty_share=config.data.empty_share,
-        value_range=spec.value_range,
-    )
-    validation = ValidationChips(
-        split.validation, chip_size=config.data.chip_size, gsd_m=config.data.gsd_m
-    )
-    task = DetectionTask(_network(config), config, spec)
+    prepared = prepare(config)
+    chips, validation, spec = prepared.chips, prepared.validation, prepared.spec
+    task = DetectionTask(make_network(config), config, spec)
     _write_config(folder, config)
     trainer = _trainer(config, folder, spec, progress=progress)
     with warnings.catch_warnings():
@@ -130,30 +89,6 @@ def train(
             # How Lightning ends what was interrupted: it would end a caller's program, too.
             raise KeyboardInterrupt from err
     return folder / WEIGHTS
-
-
-def _complete(config: RunConfig) -> RunConfig:
-    """What a configuration leaves open of the network is as in the weights it starts from."""
-    if config.train.start_from is None:
-        return config
-    given = read_info(_start(config.train.start_from, config.data)).model
-    model = _merge(given.model_dump(), config.model.model_dump(exclude_unset=True))
-    return config.model_copy(
-        update={"model": parse_config(ModelConfig, model, origin="model, with train.start_from")}
-    )
-
-
-def _merge(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Settings over settings; a section of another kind replaces the whole section."""
-    merged = dict(base)
-    for key, value in given.items():
-        old = base.get(key)
-        if isinstance(value, dict) and isinstance(old, dict):
-            alike = value.get("kind", old.get("kind")) == old.get("kind")
-            merged[key] = _merge(old, value) if alike else value
-        else:
-            merged[key] = value
-    return merged
 
 
 def _check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
@@ -191,101 +126,6 @@ def _write_config(folder: Path, config: RunConfig) -> None:
         (folder / CONFIG).write_text(resolved, encoding="utf-8")
     except OSError as err:
         raise OutputError(f"cannot write the run folder {folder}: {err.strerror}") from err
-
-
-def _scene(scene: SceneConfig, config: RunConfig) -> TrainingScene:
-    return TrainingScene(
-        images=[_path(image, config.data) for image in scene.images],
-        labels=_path(scene.labels, config.data),
-        aoi=None if scene.aoi is None else _path(scene.aoi, config.data),
-        image_column=scene.image_field,
-        class_column=scene.class_field,
-        class_map=scene.class_map,
-        bands=scene.bands,
-        nodata=scene.nodata,
-    )
-
-
-def _path(path: str, data: DataConfig) -> Path:
-    return Path(data.root).expanduser() / path
-
-
-def _start(weights: str, data: DataConfig) -> Path:
-    """The weights to start from: those that ship, by name, or a file."""
-    return DEFAULT_WEIGHTS if weights == DEFAULT_WEIGHTS.stem else _path(weights, data)
-
-
-def _split(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) -> Split:
-    data = config.data
-    return split_by_place(
-        scenes,
-        chip_size=data.chip_size,
-        gsd_m=data.gsd_m,
-        holdout=None if data.holdout is None else read_layer(_path(data.holdout, data)),
-        validation=None if data.validation is None else read_layer(_path(data.validation, data)),
-        validation_share=data.validation_share,
-        seed=config.train.seed,
-    )
-
-
-def _input_spec(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) -> InputSpec:
-    """What chips look like: one pixel type, range and scaling for all scenes."""
-    types = {image.dtype: image.path for images in scenes for image in images}
-    if len(types) > 1:
-        named = ", ".join(f"{dtype} ({path})" for dtype, path in types.items())
-        raise TrainingError(f"scenes differ in their pixel type: {named}; convert them to one")
-    ranges = []
-    for images in scenes:
-        step = max(1, len(images) // _IMAGES_MEASURED)
-        for image in images[::step]:
-            with open_scene(image.path, bands=image.bands, nodata=image.nodata) as scene:
-                ranges.append(measure_value_range(scene))
-    value_range = tuple(
-        (min(low for low, _ in band), max(high for _, high in band))
-        for band in zip(*ranges, strict=True)
-    )
-    (dtype,) = types
-    return InputSpec(
-        bands=config.model.bands,
-        gsd_m=config.data.gsd_m,
-        scaling=_scaling(config, dtype, value_range),
-        dtype=dtype,
-        value_range=value_range,
-        multiple=STRIDE,
-    )
-
-
-def _scaling(config: RunConfig, dtype: str, value_range: Sequence[tuple[float, float]]) -> Scaling:
-    """That of the weights to start from, or that of the trunk's; else the range to (-1, 1)."""
-    bands = config.model.bands
-    given = None
-    if config.train.start_from is not None:
-        spec = read_info(_start(config.train.start_from, config.data)).input_spec
-        given = spec.scaling if spec.dtype == dtype else None
-    elif dtype == "uint8":
-        given = trunk_scaling(config.model.backbone.name)
-    if given is None:
-        mean = tuple((low + high) / 2 for low, high in value_range)
-        std = tuple(max(high - low, 1e-6) / 2 for low, high in value_range)
-        return Scaling(mean, std)
-    if len(given.mean) == bands:
-        return given
-    # Which band is which is not known: they all get the mean of those that were given.
-    return Scaling((fmean(given.mean),) * bands, (fmean(given.std),) * bands)
-
-
-def _network(config: RunConfig) -> MaskRCNN:
-    keypoints = config.model.keypoint_head
-    if keypoints is not None and keypoints.names != CORNERS:
-        raise TrainingError(
-            f"training knows the keypoints {', '.join(CORNERS)}, got {', '.join(keypoints.names)}; "
-            f"leave out model.keypoint_head.names"
-        )
-    torch.manual_seed(config.train.seed)
-    model = MaskRCNN(config.model)
-    if config.train.start_from is not None:
-        start_from(model, _start(config.train.start_from, config.data))
-    return model.to(memory_format=torch.channels_last)
 
 
 def _loader(

@@ -16,10 +16,10 @@ import pytest
 import rasterio
 import shapely
 import torch
-import yaml
 from labelled_scenes import make_scene
 from safetensors.torch import load_file
-from tiny_network import SECTIONS, tiny_config, tiny_network
+from tiny_network import tiny_config, tiny_network
+from tiny_run import SIDE, write_tiny_run
 
 from footprints.chip import InputSpec, Instances, MaskGroup, Scaling
 from footprints.config import (
@@ -31,53 +31,25 @@ from footprints.config import (
     load_config,
 )
 from footprints.errors import ConfigError, LayerError, OutputError, TrainingError
-from footprints.loop import (
-    DetectionTask,
-    Judged,
-    choose_confidence,
-    judge,
-    make_optimizer,
-    ratios,
-    read_metrics,
-)
+from footprints.loop import DetectionTask, make_optimizer, read_metrics
 from footprints.model.checkpoint import WeightsInfo, read_info, save_weights
 from footprints.model.detector import DEFAULT_WEIGHTS, load_detector
 from footprints.pipeline import predict
-from footprints.training import _complete, _scaling, train
-
-SIDE = 224
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory) -> Path:
-    """A folder with an image of squares, a building every 28 pixels."""
-    folder = tmp_path_factory.mktemp("scene")
-    corners = range(6, SIDE - 20, 28)
-    squares = [shapely.box(x, y, x + 16, y + 14) for x in corners for y in corners]
-    make_scene(folder, squares, height=SIDE, width=SIDE)
-    return folder
+from footprints.preparation import choose_scaling, complete
+from footprints.training import train
+from footprints.validation import Judged, choose_confidence, judge, ratios
 
 
 @pytest.fixture(scope="module")
-def config_file(scene) -> Path:
+def config_file(tmp_path_factory) -> Path:
     """A run of three short epochs that validates after the second."""
-    settings = {
-        "name": "tiny",
-        "model": SECTIONS | {"detection": {"max_per_chip": 500}},
-        "data": {
-            "root": str(scene),
-            "gsd_m": 0.5,
-            "chip_size": 64,
-            "chips_per_epoch": 8,
-            "validation_share": 0.1,
-            "scenes": [{"images": ["scene.tif"], "labels": "scene.gpkg", "attribution": "ours"}],
-        },
-        "optimizer": {"warmup_steps": 4, "average": 0.9, "learning_rate": 1e-3},
-        "train": {"epochs": 3, "validate_every": 2, "batch_size": 2, "workers": 0},
-    }
-    path = scene / "tiny.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return path
+    return write_tiny_run(tmp_path_factory.mktemp("scene"))
+
+
+@pytest.fixture(scope="module")
+def scene(config_file) -> Path:
+    """The folder of its image and labels."""
+    return config_file.parent
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +276,7 @@ def started_from(weights: str, model: dict[str, object]) -> ModelConfig:
     """The network of a run that leaves open what is not in ``model``."""
     scene = {"images": ["a.tif"], "labels": "a.gpkg"}
     config = {"data": {"scenes": [scene]}, "model": model, "train": {"start_from": weights}}
-    return _complete(RunConfig.model_validate(config)).model
+    return complete(RunConfig.model_validate(config)).model
 
 
 def test_what_a_run_leaves_open_is_as_in_the_weights_it_starts_from(tmp_path):
@@ -430,7 +402,7 @@ def scaling_for(dtype: str, *, bands: int = 3, start_from: Path | None = None) -
         "model": {"bands": bands, "backbone": {"name": "resnet50.tv_in1k"}},
         "train": {"start_from": None if start_from is None else str(start_from)},
     }
-    return _scaling(RunConfig.model_validate(given), dtype, ((10.0, 110.0),) * bands)
+    return choose_scaling(RunConfig.model_validate(given), dtype, ((10.0, 110.0),) * bands)
 
 
 def test_pixels_are_scaled_as_the_weights_of_the_trunk_want_them():

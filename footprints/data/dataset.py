@@ -59,6 +59,8 @@ class Batch:
     """N of (n, 4) float32."""
     keypoints: list[Tensor]
     """N of (n, 4, 3) float32."""
+    origins: tuple[str, ...]
+    """N descriptions of where they were cut from."""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -81,6 +83,7 @@ class Batch:
             masks=[change(tensor) for tensor in self.masks],
             mask_boxes=[change(tensor) for tensor in self.mask_boxes],
             keypoints=[change(tensor) for tensor in self.keypoints],
+            origins=self.origins,
         )
 
 
@@ -104,6 +107,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         masks=[torch.from_numpy(sample.masks) for sample in samples],
         mask_boxes=[torch.from_numpy(sample.mask_boxes) for sample in samples],
         keypoints=[torch.from_numpy(sample.keypoints) for sample in samples],
+        origins=tuple(sample.origin for sample in samples),
     )
 
 
