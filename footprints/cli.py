@@ -101,6 +101,13 @@ def predict(
         str | None,
         typer.Option(help="float32 or bfloat16; default: the quicker one on this device."),
     ] = None,
+    tta: Annotated[
+        str | None,
+        typer.Option(
+            help="Show every chip several times and merge what is found: flips, 3 times the work; "
+            "all, with quarter turns and sizes, 10 times."
+        ),
+    ] = None,
     confidence: Confidence = None,
     min_area: MinArea = 4.0,
     regularize: Regularize = None,
@@ -165,6 +172,7 @@ def predict(
         keypoints=keypoints,
         keep=keep,
         detector=detector,
+        tta=tta,
         confidence=confidence,
         min_area_m2=min_area,
         regularize=regularize,
@@ -325,8 +333,10 @@ def train(
     Example: footprints train configs/buildings-lite0.yaml -o runs/first --set train.epochs=5
     """
     from footprints.config import load_config
+    from footprints.training import is_first_process
     from footprints.training import train as run
 
+    quiet = quiet or not is_first_process()
     # After the imports: Lightning sets its own logger's level when it is imported.
     _configure(quiet=quiet, verbose=verbose)
     try:

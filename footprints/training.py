@@ -6,6 +6,7 @@ A run lives in one folder: ``config.yaml`` (resolved), ``metrics.csv`` (a row pe
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
 import threading
@@ -17,7 +18,10 @@ from typing import Any
 
 import lightning
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
 
 from footprints.chip import InputSpec
@@ -27,11 +31,13 @@ from footprints.config import (
 )
 from footprints.data.dataset import (
     EpochSampler,
+    ShareSampler,
     collate,
 )
 from footprints.data.targets import Sample
-from footprints.errors import OutputError, TrainingError
-from footprints.loop import DetectionTask, WriteWeights
+from footprints.errors import DeviceError, OutputError, TrainingError
+from footprints.files import write_whole
+from footprints.loop import DetectionTask, WholeCheckpoints, WriteWeights
 from footprints.model.allocator import keep_freed_memory
 from footprints.model.checkpoint import WeightsInfo
 from footprints.preparation import (
@@ -64,7 +70,8 @@ def train(
         OutputError: The folder holds a run and ``resume`` is not asked for, or cannot be written.
         WeightsError: The weights to start from are missing or not ours, or of another trunk.
         TrainingError: There is nothing to resume or nothing to learn from, or the loss is not
-            finite.
+            finite; the checkpoint is that of the epoch before then.
+        DeviceError: There are fewer devices than processes.
     """
     folder, config = Path(output), complete(config)
     _check_folder(folder, config, resume=resume)
@@ -72,16 +79,18 @@ def train(
     prepared = prepare(config)
     chips, validation, spec = prepared.chips, prepared.validation, prepared.spec
     task = DetectionTask(make_network(config), config, spec)
-    _write_config(folder, config)
     trainer = _trainer(config, folder, spec, progress=progress)
+    _check_counts(config, len(validation), trainer.world_size)
+    if trainer.is_global_zero:
+        _write_config(folder, config)
     with warnings.catch_warnings():
         # Lightning remarks on every loop with few steps or workers; that is the user's choice.
         warnings.filterwarnings("ignore", module="lightning")
         try:
             trainer.fit(
                 task,
-                _loader(chips, config, sampler=EpochSampler(chips)),
-                _loader(validation, config) if len(validation) else None,
+                _loader(chips, config, EpochSampler(chips)),
+                _loader(validation, config, ShareSampler(validation)) if len(validation) else None,
                 ckpt_path=folder / CHECKPOINT if resume else None,
                 weights_only=True,
             )
@@ -89,6 +98,12 @@ def train(
             # How Lightning ends what was interrupted: it would end a caller's program, too.
             raise KeyboardInterrupt from err
     return folder / WEIGHTS
+
+
+def is_first_process() -> bool:
+    """Whether this is the one of a run's processes that speaks, before they have met."""
+    environment: Any = rank_zero_only
+    return bool(environment.rank == 0)
 
 
 def _check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
@@ -122,21 +137,37 @@ def _check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
 def _write_config(folder: Path, config: RunConfig) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-        (folder / CONFIG).write_text(resolved, encoding="utf-8")
     except OSError as err:
         raise OutputError(f"cannot write the run folder {folder}: {err.strerror}") from err
+    resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    write_whole(folder / CONFIG, resolved.encode(), "configuration")
+
+
+def _check_counts(config: RunConfig, validation: int, processes: int) -> None:
+    """Refuse what would end without a step, or never."""
+    needed = config.train.batch_size * processes
+    if config.data.chips_per_epoch < needed:
+        raise TrainingError(
+            f"an epoch of {config.data.chips_per_epoch} chips has no batch of "
+            f"{config.train.batch_size} for each of {processes} processes; set "
+            f"data.chips_per_epoch to {needed} or more"
+        )
+    if config.train.patience is not None and not validation:
+        raise TrainingError(
+            f"train.patience {config.train.patience} waits for a better validation, but no ground "
+            f"is kept for one; set data.validation_share or data.validation"
+        )
 
 
 def _loader(
-    chips: Dataset[Sample], config: RunConfig, sampler: EpochSampler | None = None
+    chips: Dataset[Sample], config: RunConfig, sampler: EpochSampler | ShareSampler
 ) -> DataLoader[Sample]:
-    workers = config.train.workers
+    workers, trains = config.train.workers, isinstance(sampler, EpochSampler)
     return DataLoader(
         chips,
-        batch_size=config.train.batch_size if sampler else 1,
+        batch_size=config.train.batch_size if trains else 1,
         sampler=sampler,
-        drop_last=sampler is not None,
+        drop_last=trains,
         num_workers=workers,
         collate_fn=collate,
         multiprocessing_context=_forkserver() if workers else None,
@@ -177,7 +208,7 @@ def _trainer(
         name=config.name, model=config.model, input_spec=spec, training=_provenance(config)
     )
     callbacks: list[Callback] = [
-        WriteWeights(folder / WEIGHTS, folder / METRICS, info),
+        WriteWeights(folder / WEIGHTS, folder / METRICS, info, config.train.patience),
         ModelCheckpoint(
             folder,
             filename="last",
@@ -188,19 +219,49 @@ def _trainer(
     ]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=10))
-    return lightning.Trainer(
-        max_epochs=config.train.epochs,
-        check_val_every_n_epoch=config.train.validate_every,
-        precision=config.train.precision,
-        gradient_clip_val=config.optimizer.clip_norm,
-        callbacks=callbacks,
-        logger=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        default_root_dir=folder,
-    )
+    try:
+        return lightning.Trainer(
+            devices=config.train.devices,
+            num_nodes=config.train.nodes,
+            strategy=_strategy(config),
+            accumulate_grad_batches=config.train.accumulate,
+            plugins=[WholeCheckpoints()],
+            max_epochs=config.train.epochs,
+            check_val_every_n_epoch=config.train.validate_every,
+            precision=config.train.precision,
+            gradient_clip_val=config.optimizer.clip_norm,
+            callbacks=callbacks,
+            logger=_logger(folder) if config.train.tensorboard else False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
+    except MisconfigurationException as err:
+        raise DeviceError(
+            f"train.devices {config.train.devices}: {' '.join(str(err).split())}; use fewer"
+        ) from err
+
+
+def _strategy(config: RunConfig) -> str:
+    """How several processes work together."""
+    settings = config.train
+    changes = settings.unfreeze_trunk > 0 or settings.freeze_trunk is not None
+    if (settings.devices, settings.nodes) != (1, 1) and changes:
+        # The processes agree on what learns before the first epoch, and would wait for the trunk.
+        return "ddp_find_unused_parameters_true"
+    return settings.strategy
+
+
+def _logger(folder: Path) -> Logger:
+    if importlib.util.find_spec("tensorboard") is None:
+        raise TrainingError(
+            "train.tensorboard needs TensorBoard: pip install 'building-footprints[tensorboard]'"
+        )
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(folder, name=None, version="tensorboard")
 
 
 def _provenance(config: RunConfig) -> dict[str, Any]:
