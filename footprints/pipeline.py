@@ -347,6 +347,7 @@ def _make_layer(scenes: Iterable[DetectedScene], run: KeptRun, wanted: _Wanted) 
                 "overlap": fine.chips.overlap,
                 "bands": scene.bands,
                 "overlaps": may_overlap,
+                "tta": run.parameters.get("tta"),
             },
         )
         attach_scenes(layer, [record])
