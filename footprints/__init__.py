@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     __version__: str
     from footprints.pipeline import finish, predict
+    from footprints.rate_test import RateTest, lr_find
+    from footprints.show_chips import show
     from footprints.training import train
     from footprints.vector.regularize import regularize
     from footprints.vector.simplify import simplify
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "FootprintsError": "footprints.errors",
     "FootprintsWarning": "footprints.errors",
+    "RateTest": "footprints.rate_test",
     "Report": "footprints.evaluation",
     "RunConfig": "footprints.config",
     "convert_weights": "footprints.model.convert",
@@ -35,10 +38,12 @@ _HOMES = {
     "finish": "footprints.pipeline",
     "load_config": "footprints.config",
     "load_detector": "footprints.model.detector",
+    "lr_find": "footprints.rate_test",
     "merge_layers": "footprints.merging",
     "predict": "footprints.pipeline",
     "regularize": "footprints.vector.regularize",
     "save_overlay": "footprints.pictures",
+    "show": "footprints.show_chips",
     "simplify": "footprints.vector.simplify",
     "train": "footprints.training",
 }
@@ -46,6 +51,7 @@ _HOMES = {
 __all__ = [
     "FootprintsError",
     "FootprintsWarning",
+    "RateTest",
     "Report",
     "RunConfig",
     "__version__",
@@ -54,10 +60,12 @@ __all__ = [
     "finish",
     "load_config",
     "load_detector",
+    "lr_find",
     "merge_layers",
     "predict",
     "regularize",
     "save_overlay",
+    "show",
     "simplify",
     "train",
 ]

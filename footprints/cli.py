@@ -25,6 +25,7 @@ from footprints.options import (
     Pixels,
     Quiet,
     Regularize,
+    Settings,
     Simplify,
     Tolerance,
     Verbose,
@@ -100,6 +101,13 @@ def predict(
         str | None,
         typer.Option(help="float32 or bfloat16; default: the quicker one on this device."),
     ] = None,
+    tta: Annotated[
+        str | None,
+        typer.Option(
+            help="Show every chip several times and merge what is found: flips, 3 times the work; "
+            "all, with quarter turns and sizes, 10 times."
+        ),
+    ] = None,
     confidence: Confidence = None,
     min_area: MinArea = 4.0,
     regularize: Regularize = None,
@@ -169,6 +177,7 @@ def predict(
             keypoints=keypoints,
             keep=keep,
             detector=detector,
+            tta=tta,
             confidence=confidence,
             min_area_m2=min_area,
             regularize=regularize,
@@ -324,10 +333,7 @@ def train(
     config: Annotated[Path, typer.Argument(help="YAML file; see configs/.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last epoch.")] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Override a setting: train.epochs=5. Repeatable."),
-    ] = None,
+    settings: Settings = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -336,8 +342,10 @@ def train(
     Example: footprints train configs/buildings-lite0.yaml -o runs/first --set train.epochs=5
     """
     from footprints.config import load_config
+    from footprints.training import is_first_process
     from footprints.training import train as run
 
+    quiet = quiet or not is_first_process()
     # After the imports: Lightning sets its own logger's level when it is imported.
     _configure(quiet=quiet, verbose=verbose)
     try:
@@ -349,6 +357,69 @@ def train(
         raise typer.Exit(_INTERRUPTED) from err
     if not quiet:
         print(f"weights are in {weights}")
+
+
+@app.command("lr-find")
+def lr_find(
+    config: Annotated[Path, typer.Argument(help="YAML file; see configs/.")],
+    plot: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Also plot loss against rate: a PNG.")
+    ] = None,
+    lowest: Annotated[float, typer.Option(help="Rate of the first step.")] = 1e-7,
+    highest: Annotated[float, typer.Option(help="Rate of the last step.")] = 1.0,
+    steps: Annotated[int, typer.Option(help="Steps from the one to the other.")] = 100,
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Try growing learning rates for a few dozen steps and suggest one.
+
+    Example: footprints lr-find configs/your-buildings.yaml -o rates.png
+    """
+    from footprints.config import load_config
+    from footprints.rate_test import lr_find as run
+
+    _configure(quiet=quiet, verbose=verbose)
+    found = run(
+        load_config(config, settings or ()),
+        plot=plot,
+        lowest=lowest,
+        highest=highest,
+        steps=steps,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+    tried = f"{len(found.rates)} steps, {found.rates[0]:.2g} to {found.rates[-1]:.2g}"
+    if found.suggestion is None:
+        print(f"the loss never fell ({tried}); look at the data, or start with --lowest below it")
+    else:
+        print(f"optimizer.learning_rate: {found.suggestion:.2g} ({tried})")
+
+
+@app.command()
+def show(
+    source: Annotated[Path, typer.Argument(help="Folder of a run, or a YAML file.")],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="A PNG of all chips, or a folder for one of each."),
+    ],
+    count: Annotated[int, typer.Option(help="Training and validation chips, of each.")] = 8,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Draw augmented training chips with their targets, and truth beside predictions.
+
+    Example: footprints show runs/first -o first.png
+    """
+    from footprints.show_chips import show as run
+
+    _configure(quiet=quiet, verbose=verbose)
+    pictures = run(source, output, count=count, device=device, overwrite=overwrite)
+    if not quiet:
+        print(f"{len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'}, {output}")
 
 
 @app.command()

@@ -401,10 +401,12 @@ class OptimizerConfig(Settings):
     """Never on norms and biases."""
     momentum: Share = 0.9
     """For sgd."""
-    schedule: Literal["cosine", "step"] = "cosine"
+    schedule: Literal["cosine", "step", "one-cycle"] = "cosine"
     """After the warm-up: half a cosine down to zero, or a tenth from three quarters of the steps
-    on, as in the Mask R-CNN paper."""
+    on, as in the Mask R-CNN paper. ``one-cycle`` is a warm-up itself: up from a 25th along half a
+    cosine for three tenths of the steps, then down along another to next to nothing."""
     warmup_steps: Annotated[int, Field(ge=0)] = 200
+    """Steps of a rate that grows evenly; not for ``one-cycle``."""
     trunk_factor: Positive = 1.0
     """Learning rate of the pretrained trunk, relative to the rest."""
     clip_norm: Positive = 5.0
@@ -420,6 +422,26 @@ class TrainConfig(Settings):
     validate_every: Count = 1
     """Epochs from one validation to the next."""
     batch_size: Count = 2
+    """Chips that go through together, in each process."""
+    accumulate: Count = 1
+    """Batches whose gradients make one step."""
+    patience: Count | None = None
+    """The run ends after so many validations in a row without a better F1 score, and its weights
+    are those of the best one. None: all epochs, and the weights of the last."""
+    unfreeze_trunk: Annotated[int, Field(ge=0)] = 0
+    """Epoch, from 0, from which on the trunk learns."""
+    freeze_trunk: Count | None = None
+    """Epoch from which on it does not any more; None: it learns to the end."""
+    devices: Count | Literal["auto"] = 1
+    """Processes on this machine, each with a GPU of its own where there are any; auto: one for each
+    GPU."""
+    nodes: Count = 1
+    """Machines; each is given the same command, by ``torchrun`` or a batch system."""
+    strategy: Literal["auto", "ddp"] = "auto"
+    """How processes work together, as Lightning names it; auto: ddp where there are several."""
+    tensorboard: bool = False
+    """Also write the figures for TensorBoard, to the run's folder; needs the extra
+    ``tensorboard``."""
     workers: Annotated[int, Field(ge=0)] = 2
     seed: int = 0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
@@ -427,6 +449,15 @@ class TrainConfig(Settings):
     start_from: str | None = None
     """Weights of ours, or converted ones, to start from, or ``buildings-lite0``, those that ship.
     What ``model`` leaves open is as there, and heads that do not fit start anew."""
+
+    @model_validator(mode="after")
+    def _trunk_learns_in_between(self) -> Self:
+        if self.freeze_trunk is not None and self.freeze_trunk <= self.unfreeze_trunk:
+            raise ValueError(
+                f"freeze_trunk must come after unfreeze_trunk, got {self.freeze_trunk} and "
+                f"{self.unfreeze_trunk}"
+            )
+        return self
 
 
 class RunConfig(Settings):

@@ -4,70 +4,54 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning
 import numpy as np
-import shapely
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from footprints.chip import InputSpec, Instances, MaskGroup
+from footprints.chip import InputSpec
 from footprints.config import OptimizerConfig, RunConfig
 from footprints.data.dataset import Batch
-from footprints.errors import TrainingError
-from footprints.evaluation import match
-from footprints.model.boxes import ignore_unlabelled
+from footprints.errors import OutputError, TrainingError
+from footprints.files import write_whole
 from footprints.model.checkpoint import WeightsInfo, save_weights
 from footprints.model.detector import scale_pixels, to_instances
 from footprints.model.mask_rcnn import MaskRCNN
+from footprints.model.processes import gather, holds_anywhere, rank_and_count
 from footprints.model.targets import Target
 from footprints.precision import (
     IOU_THRESHOLDS,
-    ScoredImage,
-    average_precision,
-    boundary_iou,
-    iou_matrix,
 )
-from footprints.vector.overlaps import find_doubles, find_overlaps, surest
-from footprints.vector.trace import trace
+from footprints.validation import (
+    UNKNOWN_CONFIDENCE,
+    Judged,
+    average_precisions,
+    choose_confidence,
+    judge,
+    ratios,
+    true_instances,
+)
 
-_IOU = 0.5
-"""What counts as found in validation."""
-_BOUNDARY_PX = 2.0
-"""Width of the strip inside outlines whose IoU says how well they fit."""
+_JUDGED_BY = "val_f1"
+"""Figure by which one validation is better than another."""
+_CYCLE_RISES = 0.3
+"""Share of the steps in which one cycle rises. This and the next two are those of torch."""
+_CYCLE_START = 1 / 25
+"""Its first rate, as a share of the highest."""
+_CYCLE_END = 1e-4
+"""Its last rate, as a share of the first."""
 _STEP_AT = 0.75
 """Share of the steps after which the step schedule goes down, as in arXiv 1703.06870."""
-_UNKNOWN_CONFIDENCE = 0.5
-"""Where nothing has validated yet."""
-_PLATEAU = 0.995
-"""Confidences with this share of the best F1 are as good; the middle one is the safest."""
-
-
-class Judged(NamedTuple):
-    """Detections of a validation chip, beside what stands there."""
-
-    scores: NDArray[np.float32]
-    """(n,) confidences."""
-    hits: NDArray[np.bool_]
-    """(n,) which of them match a true building."""
-    labels: NDArray[np.int64]
-    """(n,) their 0-based classes."""
-    true_labels: NDArray[np.int64]
-    """(m,) those of the true buildings."""
-    ious: NDArray[np.float64]
-    """(n, m) of outlines."""
-    box_ious: NDArray[np.float64]
-    """(n, m)."""
-    boundary_ious: NDArray[np.float64]
-    """(k,) of matches."""
 
 
 class DetectionTask(lightning.LightningModule):
@@ -85,7 +69,10 @@ class DetectionTask(lightning.LightningModule):
         self.spec = spec
         self.model = model
         self.average = _average(model, config.optimizer.average)
-        self.confidence = _UNKNOWN_CONFIDENCE
+        self.confidence = UNKNOWN_CONFIDENCE
+        # Stages that are frozen for good are not among them.
+        self._trunk = [p for p in model.backbone.trunk.parameters() if p.requires_grad]
+        self._shown: list[str] = []
         self._judged: list[Judged] = []
 
     @property
@@ -97,30 +84,47 @@ class DetectionTask(lightning.LightningModule):
         assert isinstance(network, MaskRCNN)
         return network
 
-    def on_train_batch_start(self, *_: object) -> None:
-        """Seed the sampling of anchors and points by step, so that a resumed run repeats it.
+    def on_train_epoch_start(self) -> None:
+        """Have the trunk learn in its epochs, and keep it as it is in the others."""
+        first, end = self.config.train.unfreeze_trunk, self.config.train.freeze_trunk
+        learns = self.current_epoch >= first and (end is None or self.current_epoch < end)
+        for parameter in self._trunk:
+            parameter.requires_grad_(learns)
+        # Norms that are not frozen would go on with their statistics.
+        self.model.backbone.trunk.train(learns)
+
+    def on_train_batch_start(self, _batch: Batch, index: int) -> None:
+        """Seed the sampling of anchors and points by batch, so that a resumed run repeats it.
 
         Once an epoch would not do: loaders draw from the same generator, and at other times in a
         run that is resumed.
         """
-        seed = np.random.SeedSequence((self.config.train.seed, self.global_step))
+        rank, _ = rank_and_count()
+        seed = np.random.SeedSequence((self.config.train.seed, self.current_epoch, index, rank))
         torch.manual_seed(int(seed.generate_state(1)[0]))
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """Sum of the losses of a batch."""
-        losses = self.model.losses(self._images(batch), _targets(batch))
+        losses = self.model.losses(self._images(batch), make_targets(batch))
         total = torch.stack(list(losses.values())).sum()
-        if not torch.isfinite(total):
+        is_faulty = ~torch.isfinite(total)
+        # All processes stop, or the others would wait for this one.
+        if holds_anywhere(is_faulty):
+            shares = gather(suspects(batch) if is_faulty else [])
+            chips = [chip for share in shares for chip in share]
             named = ", ".join(f"{name} {float(loss.detach()):.3g}" for name, loss in losses.items())
             raise TrainingError(
-                f"the loss is not finite at step {self.global_step} ({named}); lower "
-                f"optimizer.learning_rate and go on with --resume"
+                f"the loss is not finite at step {self.global_step} ({named}) on "
+                f"{'; '.join(chips)}: look at these chips, or lower optimizer.learning_rate, and "
+                f"go on with --resume"
             )
+        self._shown += batch.origins
         self.log_dict(
             {name: loss.detach() for name, loss in losses.items()},
             on_step=False,
             on_epoch=True,
             batch_size=len(batch),
+            sync_dist=True,
         )
         self.log(
             "loss",
@@ -129,11 +133,28 @@ class DetectionTask(lightning.LightningModule):
             on_step=True,
             on_epoch=True,
             batch_size=len(batch),
+            sync_dist=True,
         )
         return total
 
-    def on_train_batch_end(self, *_: object) -> None:
-        """Follow the weights with their average."""
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, *_: object, **__: object
+    ) -> None:
+        """Clip the gradient; where it is not finite the step would ruin weights and checkpoint."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip_norm)
+        # With 16-mixed that happens now and then: the step is left out and the scale lowered.
+        if self.config.train.precision != "16-mixed" and not torch.isfinite(norm):
+            raise TrainingError(
+                f"the gradient is not finite at step {self.global_step} on "
+                f"{'; '.join(self._shown)}: look at these chips, or lower "
+                f"optimizer.learning_rate, and go on with --resume"
+            )
+        self._shown.clear()
+
+    def optimizer_step(self, *args: object, **options: object) -> None:
+        """Take a step, and follow the weights with their average."""
+        super().optimizer_step(*args, **options)  # type: ignore[arg-type]
         if self.average is not None:
             self.average.update_parameters(self.model)
 
@@ -146,10 +167,18 @@ class DetectionTask(lightning.LightningModule):
         network = self.best.eval()
         found = to_instances(network.predict(self._images(batch)), len(batch))
         for image, instances in enumerate(found):
-            self._judged.append(judge(instances, _truth(batch, image), batch.labelled[image].cpu()))
+            self._judged.append(
+                judge(instances, true_instances(batch, image), batch.labelled[image].cpu())
+            )
 
     def on_validation_epoch_end(self) -> None:
         """Choose the confidence to report buildings from, and log what it gives."""
+        shares = gather(self._judged)
+        if len(shares) > 1:
+            # As `ShareSampler` dealt them out, less those that only fill up.
+            loader: Any = self.trainer.val_dataloaders
+            dealt = [chip for together in zip(*shares, strict=True) for chip in together]
+            self._judged = dealt[: len(loader.dataset)]
         scores, hits, labels, true_labels = (
             np.concatenate([getattr(chip, name) for chip in self._judged])
             for name in ("scores", "hits", "labels", "true_labels")
@@ -195,6 +224,8 @@ class DetectionTask(lightning.LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
 
         def factor(step: int) -> float:
+            if settings.schedule == "one-cycle":
+                return one_cycle(step, total)
             if step < settings.warmup_steps:
                 return (step + 1) / settings.warmup_steps
             if settings.schedule == "step":
@@ -210,140 +241,72 @@ class DetectionTask(lightning.LightningModule):
         return scale_pixels(batch.pixels, batch.valid, scalings, self.device)
 
 
-def judge(found: Instances, truth: Instances, labelled: Tensor) -> Judged:
-    """Match the detections of one chip with the truth.
-
-    A match has the right class. A building detected under several classes counts once, under the
-    surest, as in prediction. What matches nothing on ground without labels does not count.
-
-    Args:
-        found: Detections in chip pixels.
-        truth: Buildings in chip pixels.
-        labelled: (H, W) bool, True where labels are complete.
-    """
-    outlines, true_outlines = trace(found), trace(truth)
-    traced = np.flatnonzero(outlines != None)  # noqa: E711  # element by element
-    seen = true_outlines != None  # noqa: E711
-    overlaps = find_overlaps(outlines[traced])
-    doubles = find_doubles(outlines[traced], overlaps)
-    rows = traced[surest(outlines[traced], found.scores[traced], doubles)]
-    scores, labels, true_labels = found.scores[rows], found.labels[rows], truth.labels[seen]
-    outlines, true_outlines = outlines[rows], true_outlines[seen]
-    pairs, _ = match(outlines, true_outlines, scores, iou=_IOU, classes=(labels, true_labels))
-    state = torch.zeros(len(rows), dtype=torch.long)
-    state[pairs[:, 0]] = 1
-    state = ignore_unlabelled(state, labelled, torch.from_numpy(found.boxes[rows]))
-    counts = (state >= 0).numpy()
-    return Judged(
-        scores[counts],
-        (state == 1).numpy()[counts],
-        labels[counts],
-        true_labels,
-        iou_matrix(outlines[counts], true_outlines),
-        iou_matrix(_rectangles(found.boxes[rows][counts]), _rectangles(truth.boxes[seen])),
-        boundary_iou(outlines[pairs[:, 0]], true_outlines[pairs[:, 1]], _BOUNDARY_PX),
-    )
+def suspects(batch: Batch) -> list[str]:
+    """Where the chips of a batch come from: those with pixels that are no numbers, or else all."""
+    finite = torch.isfinite(batch.pixels).flatten(1).all(dim=1).tolist()
+    faulty = [origin for origin, is_fine in zip(batch.origins, finite, strict=True) if not is_fine]
+    return faulty or list(batch.origins)
 
 
-def _rectangles(boxes: NDArray[np.float32]) -> NDArray[np.object_]:
-    rectangles: NDArray[np.object_] = shapely.box(*boxes.T)
-    return rectangles
-
-
-def average_precisions(
-    judged: Sequence[Judged], class_count: int, *, of_boxes: bool = False
-) -> NDArray[np.float64]:
-    """Mean over the classes of the average precision at each of `IOU_THRESHOLDS`.
-
-    Args:
-        judged: Detections of every chip.
-        class_count: Number of classes.
-        of_boxes: By the IoU of boxes instead of that of outlines.
-
-    Returns:
-        (T,); NaN where there are no true buildings.
-    """
-    by_class = [
-        average_precision(
-            [
-                ScoredImage(
-                    chip.scores[chip.labels == number],
-                    (chip.box_ious if of_boxes else chip.ious)[
-                        np.ix_(chip.labels == number, chip.true_labels == number)
-                    ],
-                )
-                for chip in judged
-            ]
-        )
-        for number in range(class_count)
-    ]
-    present = [figures for figures in by_class if not np.isnan(figures).any()]
-    means: NDArray[np.float64] = np.mean(present or by_class, axis=0)
-    return means
-
-
-def choose_confidence(
-    scores: NDArray[np.float32], hits: NDArray[np.bool_], true_count: int
-) -> tuple[float, NDArray[np.bool_]]:
-    """The confidence with the best F1, from the middle of its plateau.
-
-    Matching is greedy by confidence, so leaving out less confident detections changes no match.
-
-    Args:
-        scores: (n,) confidences of all detections.
-        hits: (n,) which of them match a true building.
-        true_count: Number of true buildings.
-
-    Returns:
-        The confidence, and (n,) which detections reach it; none where there are no hits.
-    """
-    order = np.argsort(-scores, kind="stable")
-    found, kept = np.cumsum(hits[order]), np.arange(1, len(order) + 1)
-    f1 = 2 * found / np.maximum(kept + true_count, 1)
-    reach = np.zeros(len(scores), dtype=bool)
-    if not len(f1) or not f1.max():
-        return _UNKNOWN_CONFIDENCE, reach
-    good = np.flatnonzero(f1 >= _PLATEAU * f1.max())
-    at = good[len(good) // 2]
-    reach[order[: at + 1]] = True
-    return round(float(scores[order[at]]), 3), reach
-
-
-def ratios(name: str, hits: NDArray[np.bool_], true_count: int) -> dict[str, float]:
-    """Precision, recall and F1 of detections; 0 where there is nothing to count.
-
-    Args:
-        name: What the names of the figures start with.
-        hits: (n,) which detections match a true building.
-        true_count: Number of true buildings.
-    """
-    found = int(hits.sum())
-    return {
-        f"{name}_precision": found / max(len(hits), 1),
-        f"{name}_recall": found / max(true_count, 1),
-        f"{name}_f1": 2 * found / max(len(hits) + true_count, 1),
-    }
+def one_cycle(step: int, total: int) -> float:
+    """Share of the rate in a cycle of ``total`` steps: a 25th, 1 after three tenths, nothing."""
+    top = _CYCLE_RISES * total - 1
+    if step <= top:
+        done = step / top if top > 0 else 1.0
+        low, high = _CYCLE_START, 1.0
+    else:
+        done = 1 - min((step - top) / max(total - 1 - top, 1e-9), 1.0)
+        low, high = _CYCLE_START * _CYCLE_END, 1.0
+    return low + (high - low) * 0.5 * (1 - math.cos(math.pi * done))
 
 
 class WriteWeights(Callback):
-    """Writes the weights to predict with and a row of figures after every epoch."""
+    """Writes the weights to predict with and a row of figures after every epoch.
 
-    def __init__(self, weights: Path, metrics: Path, info: WeightsInfo) -> None:
+    Args:
+        weights: Where the weights go.
+        metrics: Where the figures go.
+        info: What the weights say of themselves.
+        patience: End after so many validations without a better one, and write the weights of the
+            best only; None writes those of every epoch.
+    """
+
+    def __init__(
+        self, weights: Path, metrics: Path, info: WeightsInfo, patience: int | None = None
+    ) -> None:
         self._weights = weights
         self._metrics = metrics
         self._info = info
+        self._patience = patience
+        self._best = -1.0
+        self._waited = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best validation so far, for a run that is resumed."""
+        return {"best": self._best, "waited": self._waited}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it up again."""
+        self._best, self._waited = state_dict["best"], state_dict["waited"]
+
+    def on_train_start(self, trainer: lightning.Trainer, _task: lightning.LightningModule) -> None:
+        """Leave a run alone that had ended already."""
+        if self._patience is not None and self._waited >= self._patience:
+            trainer.should_stop = True
 
     def on_train_epoch_end(
         self, trainer: lightning.Trainer, task: lightning.LightningModule
     ) -> None:
         """Write both; a row that an earlier, killed run left for this epoch is replaced."""
+        # Lightning goes on showing the last validation's figures in epochs without any.
+        validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+        is_wanted = self._patience is None or (validated and self._judge(trainer, self._patience))
         if not trainer.is_global_zero:
             return
         assert isinstance(task, DetectionTask)
-        info = dataclasses.replace(self._info, confidence=task.confidence)
-        save_weights(self._weights, task.best, info)
-        # Lightning goes on showing the last validation's figures in epochs without any.
-        validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+        if is_wanted:
+            info = dataclasses.replace(self._info, confidence=task.confidence)
+            save_weights(self._weights, task.best, info)
         row: dict[str, object] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         row |= {
             name: f"{float(value):.5g}"
@@ -352,10 +315,46 @@ class WriteWeights(Callback):
         }
         rows = [r for r in read_metrics(self._metrics) if int(r["epoch"]) < trainer.current_epoch]
         names = dict.fromkeys([*(rows[0] if rows else ()), *row])
-        with self._metrics.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(names))
-            writer.writeheader()
-            writer.writerows([*rows, row])
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(names))
+        writer.writeheader()
+        writer.writerows([*rows, row])
+        write_whole(self._metrics, text.getvalue().encode(), "metrics")
+
+    def _judge(self, trainer: lightning.Trainer, patience: int) -> bool:
+        """Whether this validation is the best one so far; ends the run if that is long ago."""
+        figure = float(trainer.callback_metrics[_JUDGED_BY])
+        if is_best := figure > self._best:
+            self._best, self._waited = figure, 0
+        else:
+            self._waited += 1
+        trainer.should_stop = trainer.should_stop or self._waited >= patience
+        return is_best
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it: the one before stays until then.
+
+    Lightning's own goes through a folder for temporary files. From another disk the last step is a
+    copy, and if there is no room for it, both checkpoints are lost.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, *_: object, **__: object
+    ) -> None:
+        """Write it whole or not at all.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        try:
+            write_whole(Path(path), content.getvalue(), "checkpoint")
+        except OutputError as err:
+            raise OutputError(
+                f"{err}; the one of the epoch before is as it was, go on from it with --resume"
+            ) from err
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
@@ -395,10 +394,14 @@ def _average(model: MaskRCNN, decay: float) -> AveragedModel | None:
         share = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
         torch._foreach_lerp_(list(averages), list(current), share)
 
-    return AveragedModel(model, multi_avg_fn=follow)
+    average = AveragedModel(model, multi_avg_fn=follow)
+    # What takes no part in the loss is what processes would wait for.
+    average.requires_grad_(requires_grad=False)
+    return average
 
 
-def _targets(batch: Batch) -> list[Target]:
+def make_targets(batch: Batch) -> list[Target]:
+    """What the losses want to know of each image."""
     return [
         Target(*parts)
         for parts in zip(
@@ -411,16 +414,3 @@ def _targets(batch: Batch) -> list[Target]:
             strict=True,
         )
     ]
-
-
-def _truth(batch: Batch, image: int) -> Instances:
-    """The ground truth of an image as instances, to be traced like detections."""
-    count = len(batch.boxes[image])
-    logits = (batch.masks[image].cpu().numpy().astype(np.int16) - 128).clip(-127, 127)
-    return Instances(
-        boxes=batch.boxes[image].cpu().numpy(),
-        scores=np.ones(count, dtype=np.float32),
-        labels=batch.labels[image].cpu().numpy(),
-        mask_boxes=batch.mask_boxes[image].cpu().numpy(),
-        masks=(MaskGroup(np.arange(count), logits.astype(np.int8)),) if count else (),
-    )

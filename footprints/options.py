@@ -60,3 +60,7 @@ Simplify = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a setting: train.epochs=5. Repeatable."),
+]

@@ -6,7 +6,7 @@ import colorsys
 import io
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import shapely
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _STRETCH = (2, 98)
 """Percentiles of the pixel values that become black and white."""
 _DPI = 100
+_GAP = 8
+"""Pixels between panels."""
 _CONFIDENCE_RANGE = (0.3, 1.0)
 """Confidences at the two ends of the colours."""
 _FILL_OPACITY = 0.45
@@ -116,8 +118,73 @@ def save_overlay(
         layer.geometry.to_numpy(), lambda xy: np.column_stack(to_picture @ (xy[:, 0], xy[:, 1]))
     )
     shown = shapely.intersects(polygons, shapely.box(0, 0, width, height))
-    content = _draw(picture, polygons[shown], layer[shown], names=names)
+    confidences = layer["confidence"].to_numpy(dtype=np.float64)
+    classes = layer["class"].tolist() if names else []
+    some = [name for name, is_shown in zip(classes, shown, strict=False) if is_shown]
+    content = _draw(picture, polygons[shown], some, confidences[shown], names=names)
     write_whole(Path(path), content, "picture")
+
+
+class Panel(NamedTuple):
+    """A picture with polygons over it, beside others."""
+
+    picture: NDArray[np.uint8]
+    """(height, width, 3) or (height, width)."""
+    polygons: NDArray[np.object_]
+    """(n,) in pixels of the picture."""
+    confidences: NDArray[np.float64]
+    """(n,)."""
+    classes: Sequence[str]
+    """n names."""
+
+
+def draw_panels(rows: Sequence[Sequence[Panel]], *, names: bool) -> bytes:
+    """Draw pictures side by side, in rows below each other, with what stands on them.
+
+    Args:
+        rows: Panels from left to right; rows may differ in their length.
+        names: Draw masks, boxes and names; False draws outlines in the colour of their confidence.
+
+    Returns:
+        A PNG.
+    """
+    heights = [max(panel.picture.shape[0] for panel in row) for row in rows]
+    widths = [sum(panel.picture.shape[1] for panel in row) + _GAP * (len(row) - 1) for row in rows]
+    canvas = np.full((sum(heights) + _GAP * (len(rows) - 1), max(widths), 3), 255, np.uint8)
+    polygons, panels = [], []
+    y = 0
+    for row, height in zip(rows, heights, strict=True):
+        x = 0
+        for panel in row:
+            rows_high, columns_wide = panel.picture.shape[:2]
+            picture = np.atleast_3d(panel.picture)
+            canvas[y : y + rows_high, x : x + columns_wide] = picture
+            shift = np.array([x, y])
+            polygons.append(shapely.transform(panel.polygons, lambda xy, by=shift: xy + by))
+            panels.append(panel)
+            x += columns_wide + _GAP
+        y += height + _GAP
+    classes = [name for panel in panels for name in panel.classes]
+    confidences = np.concatenate([panel.confidences for panel in panels])
+    return _draw(canvas, np.concatenate(polygons), classes, confidences, names=names)
+
+
+def stretch(
+    pixels: NDArray[np.generic], value_range: Sequence[tuple[float, float]]
+) -> NDArray[np.uint8]:
+    """Pixels (bands, height, width) to (height, width, 3) or (height, width) bytes.
+
+    Of more than three bands the first three are shown, of two the first.
+
+    Args:
+        pixels: Values of any type.
+        value_range: Value that becomes black and the one that becomes white, by band.
+    """
+    shown = pixels[:3] if len(pixels) >= 3 else pixels[:1]
+    low, high = np.array(value_range[: len(shown)], dtype=np.float64).T[:, :, None, None]
+    scaled = (shown.astype(np.float64) - low) / np.maximum(high - low, 1e-12) * 255
+    picture = np.clip(scaled, 0, 255).astype(np.uint8)
+    return picture[0] if len(picture) == 1 else np.moveaxis(picture, 0, -1)
 
 
 def _in_frame_of(raster: Scene, layer: GeoDataFrame) -> GeoDataFrame:
@@ -151,7 +218,8 @@ def _read_picture(raster: Scene, largest_side: int) -> NDArray[np.uint8]:
 def _draw(
     picture: NDArray[np.uint8],
     polygons: NDArray[np.object_],
-    layer: GeoDataFrame,
+    classes: Sequence[str],
+    confidences: NDArray[np.float64],
     *,
     names: bool,
 ) -> bytes:
@@ -160,7 +228,8 @@ def _draw(
     Args:
         picture: (height, width) or (height, width, 3).
         polygons: (n,) in pixels of the picture.
-        layer: Their n rows.
+        classes: Their n names; not used without ``names``.
+        confidences: (n,).
         names: Draw named objects.
 
     Returns:
@@ -186,9 +255,8 @@ def _draw(
     )
     axes.set_axis_off()
     axes.set(xlim=(0, width), ylim=(height, 0))
-    confidences = layer["confidence"].to_numpy(dtype=np.float64)
     if names:
-        _draw_objects(axes, polygons, layer["class"].tolist(), confidences)
+        _draw_objects(axes, polygons, classes, confidences)
     else:
         _draw_outlines(axes, polygons, confidences)
     png = io.BytesIO()

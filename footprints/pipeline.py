@@ -90,6 +90,7 @@ def predict(
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
     precision: str | None = None,
+    tta: str | None = None,
     confidence: float | None = None,
     min_area_m2: float = 4.0,
     regularize: str | None = None,
@@ -127,6 +128,8 @@ def predict(
         device: Where the network runs; None takes the best there is. Not used with ``detector``.
         precision: ``float32`` or ``bfloat16``; None takes the quicker one on the device. Not used
             with ``detector``.
+        tta: Show every chip several times: ``flips`` mirrors it, ``all`` also turns it by quarters
+            and changes its size; see `footprints.tta`. None shows it once.
         confidence: Buildings below it are left out, 0 to 1; None takes the detector's own.
         min_area_m2: Buildings smaller than this are left out, in square metres on the ground (in
             square pixels with ``pixels``).
@@ -204,6 +207,10 @@ def predict(
         from footprints.model.detector import load_detector
 
         detector = load_detector(weights, device=device, precision=precision)
+    if tta is not None:
+        from footprints.tta import AugmentedDetector
+
+        detector = AugmentedDetector(detector, tta)
     spec = detector.input_spec
     threshold = detector.confidence if confidence is None else confidence
     run = KeptRun(
@@ -219,6 +226,7 @@ def predict(
             "nodata": None if nodata is None else str(nodata),
             "crs": None if crs is None else str(crs),
             "pixels": pixels,
+            "tta": tta,
         },
     )
     _check_keypoints(wanted, run)
@@ -402,6 +410,7 @@ def _make_layer(scenes: Iterable[DetectedScene], run: KeptRun, wanted: _Wanted) 
                 "overlap": fine.chips.overlap,
                 "bands": scene.bands,
                 "overlaps": may_overlap,
+                "tta": run.parameters.get("tta"),
             },
         )
         attach_scenes(layer, [record])

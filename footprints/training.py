@@ -6,64 +6,49 @@ A run lives in one folder: ``config.yaml`` (resolved), ``metrics.csv`` (a row pe
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
 import threading
 import warnings
-from collections.abc import Sequence
 from importlib.metadata import version
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import lightning
-import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
 
-from footprints.chip import InputSpec, Scaling
+from footprints.chip import InputSpec
 from footprints.config import (
-    CORNERS,
-    DataConfig,
-    ModelConfig,
     RunConfig,
-    SceneConfig,
     load_config,
-    parse_config,
 )
-from footprints.data.augment import Augmentation
 from footprints.data.dataset import (
     EpochSampler,
-    TrainingChips,
-    TrainingSource,
-    ValidationChips,
+    ShareSampler,
     collate,
 )
-from footprints.data.labels import LabelledImage, TrainingScene, read_training_scene
-from footprints.data.split import Split, split_by_place
 from footprints.data.targets import Sample
-from footprints.errors import OutputError, TrainingError
-from footprints.loop import DetectionTask, WriteWeights
+from footprints.errors import DeviceError, OutputError, TrainingError
+from footprints.files import write_whole
+from footprints.loop import DetectionTask, WholeCheckpoints, WriteWeights
 from footprints.model.allocator import keep_freed_memory
-from footprints.model.backbone import trunk_scaling
-from footprints.model.checkpoint import WeightsInfo, read_info, start_from
-from footprints.model.detector import DEFAULT_WEIGHTS
-from footprints.model.mask_rcnn import MaskRCNN
-from footprints.raster.scaling import measure_value_range
-from footprints.raster.source import open_scene
-from footprints.vector.read import read_layer
-
-CHECKPOINT, WEIGHTS, CONFIG, METRICS = (
-    "last.ckpt",
-    "weights.safetensors",
-    "config.yaml",
-    "metrics.csv",
+from footprints.model.checkpoint import WeightsInfo
+from footprints.preparation import (
+    CHECKPOINT,
+    CONFIG,
+    METRICS,
+    WEIGHTS,
+    complete,
+    make_network,
+    prepare,
 )
-STRIDE = 32
-"""Chip sides are a multiple of the coarsest trunk stage's stride."""
-_IMAGES_MEASURED = 8
 
 
 def train(
@@ -85,44 +70,27 @@ def train(
         OutputError: The folder holds a run and ``resume`` is not asked for, or cannot be written.
         WeightsError: The weights to start from are missing or not ours, or of another trunk.
         TrainingError: There is nothing to resume or nothing to learn from, or the loss is not
-            finite.
+            finite; the checkpoint is that of the epoch before then.
+        DeviceError: There are fewer devices than processes.
     """
-    folder, config = Path(output), _complete(config)
+    folder, config = Path(output), complete(config)
     _check_folder(folder, config, resume=resume)
     keep_freed_memory()
-    scenes = [
-        read_training_scene(_scene(s, config), classes=config.model.classes)
-        for s in config.data.scenes
-    ]
-    split = _split(scenes, config)
-    spec = _input_spec(scenes, config)
-    chips = TrainingChips(
-        [
-            TrainingSource(images, scene.weight)
-            for images, scene in zip(split.training, config.data.scenes, strict=True)
-        ],
-        chip_size=config.data.chip_size,
-        gsd_m=config.data.gsd_m,
-        length=config.data.chips_per_epoch,
-        seed=config.train.seed,
-        augmentation=Augmentation(**config.augment.model_dump()),
-        empty_share=config.data.empty_share,
-        value_range=spec.value_range,
-    )
-    validation = ValidationChips(
-        split.validation, chip_size=config.data.chip_size, gsd_m=config.data.gsd_m
-    )
-    task = DetectionTask(_network(config), config, spec)
-    _write_config(folder, config)
+    prepared = prepare(config)
+    chips, validation, spec = prepared.chips, prepared.validation, prepared.spec
+    task = DetectionTask(make_network(config), config, spec)
     trainer = _trainer(config, folder, spec, progress=progress)
+    _check_counts(config, len(validation), trainer.world_size)
+    if trainer.is_global_zero:
+        _write_config(folder, config)
     with warnings.catch_warnings():
         # Lightning remarks on every loop with few steps or workers; that is the user's choice.
         warnings.filterwarnings("ignore", module="lightning")
         try:
             trainer.fit(
                 task,
-                _loader(chips, config, sampler=EpochSampler(chips)),
-                _loader(validation, config) if len(validation) else None,
+                _loader(chips, config, EpochSampler(chips)),
+                _loader(validation, config, ShareSampler(validation)) if len(validation) else None,
                 ckpt_path=folder / CHECKPOINT if resume else None,
                 weights_only=True,
             )
@@ -132,28 +100,10 @@ def train(
     return folder / WEIGHTS
 
 
-def _complete(config: RunConfig) -> RunConfig:
-    """What a configuration leaves open of the network is as in the weights it starts from."""
-    if config.train.start_from is None:
-        return config
-    given = read_info(_start(config.train.start_from, config.data)).model
-    model = _merge(given.model_dump(), config.model.model_dump(exclude_unset=True))
-    return config.model_copy(
-        update={"model": parse_config(ModelConfig, model, origin="model, with train.start_from")}
-    )
-
-
-def _merge(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Settings over settings; a section of another kind replaces the whole section."""
-    merged = dict(base)
-    for key, value in given.items():
-        old = base.get(key)
-        if isinstance(value, dict) and isinstance(old, dict):
-            alike = value.get("kind", old.get("kind")) == old.get("kind")
-            merged[key] = _merge(old, value) if alike else value
-        else:
-            merged[key] = value
-    return merged
+def is_first_process() -> bool:
+    """Whether this is the one of a run's processes that speaks, before they have met."""
+    environment: Any = rank_zero_only
+    return bool(environment.rank == 0)
 
 
 def _check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
@@ -187,116 +137,37 @@ def _check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
 def _write_config(folder: Path, config: RunConfig) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-        (folder / CONFIG).write_text(resolved, encoding="utf-8")
     except OSError as err:
         raise OutputError(f"cannot write the run folder {folder}: {err.strerror}") from err
+    resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    write_whole(folder / CONFIG, resolved.encode(), "configuration")
 
 
-def _scene(scene: SceneConfig, config: RunConfig) -> TrainingScene:
-    return TrainingScene(
-        images=[_path(image, config.data) for image in scene.images],
-        labels=_path(scene.labels, config.data),
-        aoi=None if scene.aoi is None else _path(scene.aoi, config.data),
-        image_column=scene.image_field,
-        class_column=scene.class_field,
-        class_map=scene.class_map,
-        bands=scene.bands,
-        nodata=scene.nodata,
-    )
-
-
-def _path(path: str, data: DataConfig) -> Path:
-    return Path(data.root).expanduser() / path
-
-
-def _start(weights: str, data: DataConfig) -> Path:
-    """The weights to start from: those that ship, by name, or a file."""
-    return DEFAULT_WEIGHTS if weights == DEFAULT_WEIGHTS.stem else _path(weights, data)
-
-
-def _split(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) -> Split:
-    data = config.data
-    return split_by_place(
-        scenes,
-        chip_size=data.chip_size,
-        gsd_m=data.gsd_m,
-        holdout=None if data.holdout is None else read_layer(_path(data.holdout, data)),
-        validation=None if data.validation is None else read_layer(_path(data.validation, data)),
-        validation_share=data.validation_share,
-        seed=config.train.seed,
-    )
-
-
-def _input_spec(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) -> InputSpec:
-    """What chips look like: one pixel type, range and scaling for all scenes."""
-    types = {image.dtype: image.path for images in scenes for image in images}
-    if len(types) > 1:
-        named = ", ".join(f"{dtype} ({path})" for dtype, path in types.items())
-        raise TrainingError(f"scenes differ in their pixel type: {named}; convert them to one")
-    ranges = []
-    for images in scenes:
-        step = max(1, len(images) // _IMAGES_MEASURED)
-        for image in images[::step]:
-            with open_scene(image.path, bands=image.bands, nodata=image.nodata) as scene:
-                ranges.append(measure_value_range(scene))
-    value_range = tuple(
-        (min(low for low, _ in band), max(high for _, high in band))
-        for band in zip(*ranges, strict=True)
-    )
-    (dtype,) = types
-    return InputSpec(
-        bands=config.model.bands,
-        gsd_m=config.data.gsd_m,
-        scaling=_scaling(config, dtype, value_range),
-        dtype=dtype,
-        value_range=value_range,
-        multiple=STRIDE,
-    )
-
-
-def _scaling(config: RunConfig, dtype: str, value_range: Sequence[tuple[float, float]]) -> Scaling:
-    """That of the weights to start from, or that of the trunk's; else the range to (-1, 1)."""
-    bands = config.model.bands
-    given = None
-    if config.train.start_from is not None:
-        spec = read_info(_start(config.train.start_from, config.data)).input_spec
-        given = spec.scaling if spec.dtype == dtype else None
-    elif dtype == "uint8":
-        given = trunk_scaling(config.model.backbone.name)
-    if given is None:
-        mean = tuple((low + high) / 2 for low, high in value_range)
-        std = tuple(max(high - low, 1e-6) / 2 for low, high in value_range)
-        return Scaling(mean, std)
-    if len(given.mean) == bands:
-        return given
-    # Which band is which is not known: they all get the mean of those that were given.
-    return Scaling((fmean(given.mean),) * bands, (fmean(given.std),) * bands)
-
-
-def _network(config: RunConfig) -> MaskRCNN:
-    keypoints = config.model.keypoint_head
-    if keypoints is not None and keypoints.names != CORNERS:
+def _check_counts(config: RunConfig, validation: int, processes: int) -> None:
+    """Refuse what would end without a step, or never."""
+    needed = config.train.batch_size * processes
+    if config.data.chips_per_epoch < needed:
         raise TrainingError(
-            f"training knows the keypoints {', '.join(CORNERS)}, got {', '.join(keypoints.names)}; "
-            f"leave out model.keypoint_head.names"
+            f"an epoch of {config.data.chips_per_epoch} chips has no batch of "
+            f"{config.train.batch_size} for each of {processes} processes; set "
+            f"data.chips_per_epoch to {needed} or more"
         )
-    torch.manual_seed(config.train.seed)
-    model = MaskRCNN(config.model)
-    if config.train.start_from is not None:
-        start_from(model, _start(config.train.start_from, config.data))
-    return model.to(memory_format=torch.channels_last)
+    if config.train.patience is not None and not validation:
+        raise TrainingError(
+            f"train.patience {config.train.patience} waits for a better validation, but no ground "
+            f"is kept for one; set data.validation_share or data.validation"
+        )
 
 
 def _loader(
-    chips: Dataset[Sample], config: RunConfig, sampler: EpochSampler | None = None
+    chips: Dataset[Sample], config: RunConfig, sampler: EpochSampler | ShareSampler
 ) -> DataLoader[Sample]:
-    workers = config.train.workers
+    workers, trains = config.train.workers, isinstance(sampler, EpochSampler)
     return DataLoader(
         chips,
-        batch_size=config.train.batch_size if sampler else 1,
+        batch_size=config.train.batch_size if trains else 1,
         sampler=sampler,
-        drop_last=sampler is not None,
+        drop_last=trains,
         num_workers=workers,
         collate_fn=collate,
         multiprocessing_context=_forkserver() if workers else None,
@@ -337,7 +208,7 @@ def _trainer(
         name=config.name, model=config.model, input_spec=spec, training=_provenance(config)
     )
     callbacks: list[Callback] = [
-        WriteWeights(folder / WEIGHTS, folder / METRICS, info),
+        WriteWeights(folder / WEIGHTS, folder / METRICS, info, config.train.patience),
         ModelCheckpoint(
             folder,
             filename="last",
@@ -348,19 +219,49 @@ def _trainer(
     ]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=10))
-    return lightning.Trainer(
-        max_epochs=config.train.epochs,
-        check_val_every_n_epoch=config.train.validate_every,
-        precision=config.train.precision,
-        gradient_clip_val=config.optimizer.clip_norm,
-        callbacks=callbacks,
-        logger=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        default_root_dir=folder,
-    )
+    try:
+        return lightning.Trainer(
+            devices=config.train.devices,
+            num_nodes=config.train.nodes,
+            strategy=_strategy(config),
+            accumulate_grad_batches=config.train.accumulate,
+            plugins=[WholeCheckpoints()],
+            max_epochs=config.train.epochs,
+            check_val_every_n_epoch=config.train.validate_every,
+            precision=config.train.precision,
+            gradient_clip_val=config.optimizer.clip_norm,
+            callbacks=callbacks,
+            logger=_logger(folder) if config.train.tensorboard else False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
+    except MisconfigurationException as err:
+        raise DeviceError(
+            f"train.devices {config.train.devices}: {' '.join(str(err).split())}; use fewer"
+        ) from err
+
+
+def _strategy(config: RunConfig) -> str:
+    """How several processes work together."""
+    settings = config.train
+    changes = settings.unfreeze_trunk > 0 or settings.freeze_trunk is not None
+    if (settings.devices, settings.nodes) != (1, 1) and changes:
+        # The processes agree on what learns before the first epoch, and would wait for the trunk.
+        return "ddp_find_unused_parameters_true"
+    return settings.strategy
+
+
+def _logger(folder: Path) -> Logger:
+    if importlib.util.find_spec("tensorboard") is None:
+        raise TrainingError(
+            "train.tensorboard needs TensorBoard: pip install 'building-footprints[tensorboard]'"
+        )
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(folder, name=None, version="tensorboard")
 
 
 def _provenance(config: RunConfig) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def test_a_resolved_configuration_reads_as_itself(write):
         ),
         pytest.param(
             "train: {epoch: 3}\n",
-            r"unknown key train\.epoch; known keys: batch_size, epochs",
+            r"unknown key train\.epoch; known keys: accumulate, batch_size, devices, epochs",
             id="in a section",
         ),
         pytest.param(

@@ -1,6 +1,8 @@
 """Training runs: what they write, resuming, failing, averaging and the schedule."""
 
 import csv
+import errno
+import itertools
 import math
 import os
 import signal
@@ -10,17 +12,19 @@ import time
 from pathlib import Path
 
 import geopandas as gpd
+import lightning
 import numpy as np
 import psutil
 import pytest
 import rasterio
 import shapely
 import torch
-import yaml
 from labelled_scenes import make_scene
 from safetensors.torch import load_file
-from tiny_network import SECTIONS, tiny_config, tiny_network
+from tiny_network import tiny_config, tiny_network
+from tiny_run import SIDE, write_tiny_run
 
+from footprints import loop
 from footprints.chip import InputSpec, Instances, MaskGroup, Scaling
 from footprints.config import (
     CORNERS,
@@ -30,54 +34,29 @@ from footprints.config import (
     RunConfig,
     load_config,
 )
+from footprints.data.dataset import collate
+from footprints.data.targets import Sample
 from footprints.errors import ConfigError, LayerError, OutputError, TrainingError
-from footprints.loop import (
-    DetectionTask,
-    Judged,
-    choose_confidence,
-    judge,
-    make_optimizer,
-    ratios,
-    read_metrics,
-)
+from footprints.loop import DetectionTask, WriteWeights, make_optimizer, read_metrics
 from footprints.model.checkpoint import WeightsInfo, read_info, save_weights
 from footprints.model.detector import DEFAULT_WEIGHTS, load_detector
+from footprints.model.mask_rcnn import MaskRCNN
 from footprints.pipeline import predict
-from footprints.training import _complete, _scaling, train
-
-SIDE = 224
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory) -> Path:
-    """A folder with an image of squares, a building every 28 pixels."""
-    folder = tmp_path_factory.mktemp("scene")
-    corners = range(6, SIDE - 20, 28)
-    squares = [shapely.box(x, y, x + 16, y + 14) for x in corners for y in corners]
-    make_scene(folder, squares, height=SIDE, width=SIDE)
-    return folder
+from footprints.preparation import choose_scaling, complete, make_network
+from footprints.training import train
+from footprints.validation import Judged, choose_confidence, judge, ratios
 
 
 @pytest.fixture(scope="module")
-def config_file(scene) -> Path:
+def config_file(tmp_path_factory) -> Path:
     """A run of three short epochs that validates after the second."""
-    settings = {
-        "name": "tiny",
-        "model": SECTIONS | {"detection": {"max_per_chip": 500}},
-        "data": {
-            "root": str(scene),
-            "gsd_m": 0.5,
-            "chip_size": 64,
-            "chips_per_epoch": 8,
-            "validation_share": 0.1,
-            "scenes": [{"images": ["scene.tif"], "labels": "scene.gpkg", "attribution": "ours"}],
-        },
-        "optimizer": {"warmup_steps": 4, "average": 0.9, "learning_rate": 1e-3},
-        "train": {"epochs": 3, "validate_every": 2, "batch_size": 2, "workers": 0},
-    }
-    path = scene / "tiny.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return path
+    return write_tiny_run(tmp_path_factory.mktemp("scene"))
+
+
+@pytest.fixture(scope="module")
+def scene(config_file) -> Path:
+    """The folder of its image and labels."""
+    return config_file.parent
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +261,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(
     train(load_config(config_file, ["train.epochs=1"]), folder, progress=False)
     kept = {name: (folder / name).read_bytes() for name in ("last.ckpt", "weights.safetensors")}
     wild = ["optimizer.learning_rate=1e30", "optimizer.name=sgd", "optimizer.momentum=0"]
-    with pytest.raises(TrainingError, match=r"not finite at step \d+ \(.*lower optimizer"):
+    with pytest.raises(
+        TrainingError, match=r"finite at step \d+ .* on .*scene\.tif at col.*lower optimizer"
+    ):
         train(load_config(config_file, wild), tmp_path / "wild", progress=False)
     assert not (tmp_path / "wild" / "last.ckpt").exists(), "the first epoch was not finished"
     assert {name: (folder / name).read_bytes() for name in kept} == kept
@@ -304,7 +285,7 @@ def started_from(weights: str, model: dict[str, object]) -> ModelConfig:
     """The network of a run that leaves open what is not in ``model``."""
     scene = {"images": ["a.tif"], "labels": "a.gpkg"}
     config = {"data": {"scenes": [scene]}, "model": model, "train": {"start_from": weights}}
-    return _complete(RunConfig.model_validate(config)).model
+    return complete(RunConfig.model_validate(config)).model
 
 
 def test_what_a_run_leaves_open_is_as_in_the_weights_it_starts_from(tmp_path):
@@ -354,18 +335,19 @@ def test_predictions_come_from_the_average_where_one_is_kept():
     assert task.best.config == task.model.config
 
 
-def test_the_average_follows_quickly_at_first_and_slowly_later():
+def test_the_average_follows_quickly_at_first_and_slowly_later(monkeypatch):
+    monkeypatch.setattr(lightning.LightningModule, "optimizer_step", lambda *_, **__: None)
     task = make_task(average=0.9)
     weight, average = (n.rpn.objectness.weight for n in (task.model, task.best))
     with torch.no_grad():
         weight.zero_()
-    task.on_train_batch_end()
+    task.optimizer_step()
     assert (average == 0).all(), "the first step is taken as it is"
     expected = 0.0
     for count in range(1, 200):
         with torch.no_grad():
             weight.fill_(count)
-        task.on_train_batch_end()
+        task.optimizer_step()
         decay = min(0.9, (1 + count) / (10 + count))
         expected = decay * expected + (1 - decay) * count
     assert average.mean().item() == pytest.approx(expected, rel=1e-4)
@@ -424,13 +406,247 @@ def test_the_step_schedule_goes_down_to_a_tenth_at_three_quarters(monkeypatch):
     assert factors[10:] == [1.0] * 65 + [0.1] * 26
 
 
+@pytest.mark.parametrize("total", [10, 100, 333])
+def test_one_cycle_is_that_of_torch(total, monkeypatch):
+    task = make_task(schedule="one-cycle", learning_rate=1.0)
+    stub = StubTrainer()
+    stub.estimated_stepping_batches = total
+    monkeypatch.setattr(DetectionTask, "trainer", stub)
+    schedule = task.configure_optimizers()["lr_scheduler"]["scheduler"]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+    torch_schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 1.0, total, cycle_momentum=False
+    )
+    for step in range(total):
+        (rate,) = torch_schedule.get_last_lr()
+        assert schedule.lr_lambdas[0](step) == pytest.approx(rate, rel=1e-6), step
+        optimizer.step()
+        if step < total - 1:
+            torch_schedule.step()
+
+
+class StoppedError(Exception):
+    """A run is cut short."""
+
+
+FULL_LOOP = [
+    "optimizer.schedule=one-cycle",
+    "optimizer.name=sgd",
+    "train.accumulate=2",
+    "train.unfreeze_trunk=1",
+    "train.freeze_trunk=2",
+    "train.validate_every=1",
+    "train.patience=2",
+]
+
+
+@pytest.fixture(scope="module")
+def full_run(config_file, tmp_path_factory) -> Path:
+    """An undisturbed run with all that the loop can do."""
+    folder = tmp_path_factory.mktemp("runs") / "full"
+    train(load_config(config_file, FULL_LOOP), folder, progress=False)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_run_with_all_settings_goes_on_as_if_nothing_had_happened(
+    epoch, full_run, config_file, tmp_path, monkeypatch
+):
+    step = DetectionTask.training_step
+
+    def fail(task, batch, index):
+        if (task.current_epoch, index) == (epoch, 3):
+            raise StoppedError
+        return step(task, batch, index)
+
+    config, folder = load_config(config_file, FULL_LOOP), tmp_path / "stopped"
+    monkeypatch.setattr(DetectionTask, "training_step", fail)
+    with pytest.raises(StoppedError):
+        train(config, folder, progress=False)
+    monkeypatch.setattr(DetectionTask, "training_step", step)
+    train(config, folder, resume=True, progress=False)
+    assert (folder / "metrics.csv").read_text() == (full_run / "metrics.csv").read_text()
+    resumed, undisturbed = (load_file(f / "weights.safetensors") for f in (folder, full_run))
+    for name, tensor in undisturbed.items():
+        assert torch.equal(resumed[name], tensor), name
+    states = [torch.load(f / "last.ckpt", weights_only=True) for f in (folder, full_run)]
+    for name, tensor in states[0]["state_dict"].items():
+        assert torch.equal(states[1]["state_dict"][name], tensor), name
+    assert states[0]["lr_schedulers"] == states[1]["lr_schedulers"]
+    kept = [s["callbacks"] for s in states]
+    (name,) = [name for name in kept[0] if "WriteWeights" in name]
+    assert kept[0][name] == kept[1][name]
+
+
+@pytest.mark.slow
+def test_accumulated_batches_make_one_step(full_run):
+    rows = read_metrics(full_run / "metrics.csv")
+    # 8 chips an epoch, in batches of 2.
+    assert [row["step"] for row in rows] == ["2", "4", "6"]
+
+
+@pytest.mark.slow
+def test_the_trunk_learns_in_its_epochs_only(config_file, tmp_path, monkeypatch):
+    trunks, write = [], WriteWeights.on_train_epoch_end
+
+    def note(callback, trainer, task):
+        trunks.append([p.detach().clone() for p in task.model.backbone.parameters()])
+        write(callback, trainer, task)
+
+    monkeypatch.setattr(WriteWeights, "on_train_epoch_end", note)
+    settings = ["train.unfreeze_trunk=1", "train.freeze_trunk=2"]
+    config = load_config(config_file, settings)
+    train(config, tmp_path / "run", progress=False)
+    network = make_network(config).backbone
+    inside = [name.startswith("trunk.") for name, _ in network.named_parameters()]
+    epochs = itertools.pairwise([[*network.parameters()], *trunks])
+    for epoch, (before, after) in enumerate(epochs):
+        moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+        assert all(m for m, in_trunk in zip(moved, inside, strict=True) if not in_trunk)
+        of_trunk = [m for m, in_trunk in zip(moved, inside, strict=True) if in_trunk]
+        assert any(of_trunk) == (epoch == 1), f"epoch {epoch}"
+
+
+def test_a_trunk_that_would_never_learn_is_a_mistake(config_file):
+    with pytest.raises(ConfigError, match="freeze_trunk must come after unfreeze_trunk, got 2"):
+        load_config(config_file, ["train.unfreeze_trunk=2", "train.freeze_trunk=2"])
+
+
+@pytest.mark.slow
+def test_a_run_ends_when_validation_gets_no_better_and_keeps_the_best_weights(
+    config_file, tmp_path, monkeypatch
+):
+    scores, saved = iter([0.2, 0.5, 0.4, 0.5, 0.9]), {}
+    monkeypatch.setattr(
+        "footprints.loop.ratios", lambda name, *_: {f"{name}_f1": next(scores), "val_recall": 1.0}
+    )
+    save = loop.save_weights
+
+    def note(path, model, info):
+        save(path, model, info)
+        saved[len(read_metrics(path.parent / "metrics.csv"))] = path.read_bytes()
+
+    monkeypatch.setattr(loop, "save_weights", note)
+    settings = ["train.patience=2", "train.epochs=9", "train.validate_every=1"]
+    config, folder = load_config(config_file, settings), tmp_path / "run"
+    train(config, folder, progress=False)
+    assert [row["val_f1"] for row in read_metrics(folder / "metrics.csv")] == [
+        "0.2",
+        "0.5",
+        "0.4",
+        "0.5",
+    ]
+    assert list(saved) == [0, 1], "only better ones are written"
+    assert (folder / "weights.safetensors").read_bytes() == saved[1]
+    train(config, folder, resume=True, progress=False)
+    assert len(read_metrics(folder / "metrics.csv")) == 4, "it had ended"
+
+
+def test_patience_without_validation_is_refused(config_file, tmp_path):
+    config = load_config(config_file, ["train.patience=1", "data.validation_share=0"])
+    with pytest.raises(TrainingError, match=r"patience 1 waits for .*; set data\.validation_share"):
+        train(config, tmp_path / "run", progress=False)
+
+
+@pytest.mark.slow
+def test_figures_go_to_tensorboard_too(config_file, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = ["train.tensorboard=true", "train.epochs=1", "train.validate_every=1"]
+    train(load_config(config_file, settings), tmp_path / "run", progress=False)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    (row,) = read_metrics(tmp_path / "run" / "metrics.csv")
+    for name in ("loss_mask", "val_f1"):
+        (event,) = events.Scalars(name)
+        assert event.value == pytest.approx(float(row[name]), rel=1e-4), name
+
+
+def test_tensorboard_that_is_not_there_names_the_extra(config_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    config = load_config(config_file, ["train.tensorboard=true"])
+    with pytest.raises(TrainingError, match=r"pip install 'building-footprints\[tensorboard\]'"):
+        train(config, tmp_path / "run", progress=False)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_leaves_the_checkpoint_of_the_epoch_before(
+    config_file, tmp_path, monkeypatch
+):
+    folder, write = tmp_path / "run", Path.write_bytes
+    kept = {}
+
+    def fill_up(path, content):
+        if "last.ckpt" in path.name and (folder / "last.ckpt").exists():
+            kept["checkpoint"] = (folder / "last.ckpt").read_bytes()
+            write(path, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, content)
+
+    config = load_config(config_file, ["train.epochs=2"])
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", fill_up)
+        with pytest.raises(OutputError, match=r"last\.ckpt: No space left .*go on .* --resume"):
+            train(config, folder, progress=False)
+    assert (folder / "last.ckpt").read_bytes() == kept["checkpoint"]
+    assert not list(folder.glob(".*")), "nothing is left of the other"
+    train(config, folder, resume=True, progress=False)
+    assert [row["epoch"] for row in read_metrics(folder / "metrics.csv")] == ["0", "1"]
+
+
+@pytest.mark.slow
+def test_a_gradient_that_is_not_finite_ends_the_run_before_it_ruins_the_weights(
+    config_file, tmp_path, monkeypatch
+):
+    folder, losses = tmp_path / "run", MaskRCNN.losses
+
+    def overflow(network, images, targets):
+        found = losses(network, images, targets)
+        if (folder / "last.ckpt").exists():
+            # The value is 0, its slope is not finite: 0 * inf at the root of 0.
+            weight = network.rpn.objectness.weight
+            found["loss_box"] = found["loss_box"] + (weight - weight.detach()).sum().abs().sqrt()
+        return found
+
+    monkeypatch.setattr(MaskRCNN, "losses", overflow)
+    with pytest.raises(TrainingError, match=r"gradient is not finite at step 4 on .*scene\.tif at"):
+        train(load_config(config_file), folder, progress=False)
+    state = torch.load(folder / "last.ckpt", weights_only=True)
+    assert state["epoch"] == 0
+    assert all(tensor.isfinite().all() for tensor in state["state_dict"].values())
+
+
+def test_of_a_batch_the_chips_with_pixels_that_are_no_numbers_are_suspected():
+    chips = [make_sample_at(origin) for origin in ("a", "b")]
+    assert loop.suspects(collate(chips)) == ["a", "b"]
+    chips[1].pixels[0, 3, 4] = np.nan
+    assert loop.suspects(collate(chips)) == ["b"]
+
+
+def make_sample_at(origin: str) -> Sample:
+    ground = np.ones((8, 8), dtype=bool)
+    return Sample(
+        pixels=np.zeros((3, 8, 8), np.float32),
+        valid=ground,
+        labelled=ground,
+        boxes=np.zeros((0, 4), np.float32),
+        labels=np.zeros(0, np.int64),
+        masks=np.zeros((0, 112, 112), np.uint8),
+        mask_boxes=np.zeros((0, 4), np.float32),
+        keypoints=np.zeros((0, 4, 3), np.float32),
+        origin=origin,
+    )
+
+
 def scaling_for(dtype: str, *, bands: int = 3, start_from: Path | None = None) -> Scaling:
     given = {
         "data": {"scenes": [{"images": ["a.tif"], "labels": "a.gpkg"}]},
         "model": {"bands": bands, "backbone": {"name": "resnet50.tv_in1k"}},
         "train": {"start_from": None if start_from is None else str(start_from)},
     }
-    return _scaling(RunConfig.model_validate(given), dtype, ((10.0, 110.0),) * bands)
+    return choose_scaling(RunConfig.model_validate(given), dtype, ((10.0, 110.0),) * bands)
 
 
 def test_pixels_are_scaled_as_the_weights_of_the_trunk_want_them():

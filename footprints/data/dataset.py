@@ -29,6 +29,7 @@ from footprints.data.labels import LEFT_OUT, LabelledImage, window_box
 from footprints.data.split import Block, TrainingImage
 from footprints.data.targets import Cut, Sample, make_sample
 from footprints.errors import TrainingError
+from footprints.model.processes import rank_and_count
 from footprints.raster.source import Scene, open_scene
 from footprints.vector.affine import apply_affine
 
@@ -59,6 +60,8 @@ class Batch:
     """N of (n, 4) float32."""
     keypoints: list[Tensor]
     """N of (n, 4, 3) float32."""
+    origins: tuple[str, ...]
+    """N descriptions of where they were cut from."""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -81,6 +84,7 @@ class Batch:
             masks=[change(tensor) for tensor in self.masks],
             mask_boxes=[change(tensor) for tensor in self.mask_boxes],
             keypoints=[change(tensor) for tensor in self.keypoints],
+            origins=self.origins,
         )
 
 
@@ -104,6 +108,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         masks=[torch.from_numpy(sample.masks) for sample in samples],
         mask_boxes=[torch.from_numpy(sample.mask_boxes) for sample in samples],
         keypoints=[torch.from_numpy(sample.keypoints) for sample in samples],
+        origins=tuple(sample.origin for sample in samples),
     )
 
 
@@ -304,7 +309,10 @@ class ValidationChips(Dataset[Sample]):
 
 
 class EpochSampler(Sampler[int]):
-    """Deals out the chips of the epoch at hand, so that no two epochs show the same."""
+    """Deals out the chips of the epoch at hand, so that no two epochs show the same.
+
+    Several processes take turns; a rest that does not go round is left out.
+    """
 
     def __init__(self, chips: TrainingChips) -> None:
         self._length = len(chips)
@@ -315,11 +323,29 @@ class EpochSampler(Sampler[int]):
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return self._length
+        return self._length // rank_and_count()[1]
 
     def __iter__(self) -> Iterator[int]:
+        rank, count = rank_and_count()
         first = self._epoch * self._length
-        return iter(range(first, first + self._length))
+        return iter(range(first + rank, first + len(self) * count, count))
+
+
+class ShareSampler(Sampler[int]):
+    """Deals out each chip once, to several processes in turns.
+
+    They get equally many, or one would wait for another: the first chips fill up the last turn.
+    """
+
+    def __init__(self, chips: ValidationChips) -> None:
+        self._length = len(chips)
+
+    def __len__(self) -> int:
+        return -(-self._length // rank_and_count()[1])
+
+    def __iter__(self) -> Iterator[int]:
+        rank, count = rank_and_count()
+        return iter([(turn * count + rank) % self._length for turn in range(len(self))])
 
 
 def _check_sources(sources: Sequence[TrainingSource]) -> None:

@@ -65,6 +65,8 @@ class Sample:
     keypoints: NDArray[np.float32]
     """(n, 4, 3) x and y of each corner in chip pixels, in the order of `footprints.config.CORNERS`,
     and 1 where it is one of the building, 0 where an edge of chip or raster cuts it off."""
+    origin: str
+    """Where it was cut from, for messages."""
 
 
 class Cut(NamedTuple):
@@ -170,6 +172,9 @@ def make_sample(cuts: Sequence[Cut], read: Read, height: int, width: int) -> Sam
         masks=masks,
         mask_boxes=mask_boxes,
         keypoints=find_corners(parts[kept], whole[kept], boxes[kept]),
+        origin=", ".join(
+            f"{cut.image.path} at column {cut.window.x:.0f}, row {cut.window.y:.0f}" for cut in cuts
+        ),
     )
 
 

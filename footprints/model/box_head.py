@@ -25,6 +25,7 @@ from footprints.model.boxes import (
     sample_matches,
 )
 from footprints.model.convolutions import convolutions
+from footprints.model.processes import own_weight
 from footprints.model.roi import RoIFeatures, RoIs, pool_rois
 from footprints.model.targets import Target
 
@@ -128,10 +129,11 @@ class BoxHead(nn.Module):
         positive = (samples.labels < self.num_classes).nonzero().squeeze(1)
         own = offsets[positive, samples.labels[positive]]
         box_loss = self._box_loss(own, samples.rois.boxes[positive], samples.truth_boxes[positive])
-        count = max(len(samples.labels), 1)
+        count = len(samples.labels)
+        weight = own_weight(count, logits.device) / max(count, 1)
         return {
-            "loss_class": F.cross_entropy(logits, samples.labels, reduction="sum") / count,
-            "loss_box": box_loss / count,
+            "loss_class": F.cross_entropy(logits, samples.labels, reduction="sum") * weight,
+            "loss_box": box_loss * weight,
         }
 
     def _box_loss(self, offsets: Tensor, boxes: Tensor, truth: Tensor) -> Tensor:

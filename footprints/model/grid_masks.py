@@ -23,6 +23,7 @@ from footprints.model.masks import (
     own_logits,
     regular_grid,
 )
+from footprints.model.processes import own_weight
 from footprints.model.roi import RoIFeatures, RoIs, pool_rois
 
 
@@ -67,12 +68,14 @@ class GridMaskHead(nn.Module):
             labels: (R,) ground-truth class, 0-based.
             targets: Ground-truth masks of the R boxes.
         """
+        weight = own_weight(len(boxes), boxes.device)
         if not len(boxes):
             return {"loss_mask": no_loss(self, features.levels[0])}
         logits = self(features, boxes, image_index)
         grid = regular_grid(logits.shape[-1], boxes.device).expand(len(boxes), -1, -1)
         coverage = targets.sample(image_points(grid, boxes))
-        return {"loss_mask": mask_loss(_cells(logits), labels, coverage, self.config.classes)}
+        loss = mask_loss(_cells(logits), labels, coverage, self.config.classes)
+        return {"loss_mask": loss * weight}
 
     def predict(
         self, features: RoIFeatures, boxes: Tensor, image_index: Tensor, labels: Tensor

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from footprints.config import KeypointConfig
 from footprints.model.convolutions import convolutions
 from footprints.model.masks import image_points, no_loss
+from footprints.model.processes import own_weight
 from footprints.model.roi import RoIFeatures, RoIs, pool_rois
 
 GRID_CELLS_PER_FEATURE = 4
@@ -56,6 +57,7 @@ class KeypointHead(nn.Module):
             keypoints: (R, J, 3) x and y in image pixels, and 1 where visible.
         """
         if not len(boxes):
+            own_weight(0, boxes.device)
             return {"loss_keypoint": no_loss(self, features.levels[0])}
         logits = self(features, boxes, image_index)
         side = logits.shape[-1]
@@ -67,7 +69,8 @@ class KeypointHead(nn.Module):
         loss = F.cross_entropy(
             logits.flatten(2)[seen], (row * side + column)[seen], reduction="sum"
         )
-        return {"loss_keypoint": loss / seen.sum().clamp(min=1)}
+        count = seen.sum()
+        return {"loss_keypoint": loss * own_weight(count, loss.device) / count.clamp(min=1)}
 
     def predict(self, features: RoIFeatures, boxes: Tensor, image_index: Tensor) -> Tensor:
         """Keypoints (R, J, 3) of boxes (R, 4): x and y in image pixels, and confidence.

@@ -26,6 +26,7 @@ from footprints.model.masks import (
     point_sample,
     regular_grid,
 )
+from footprints.model.processes import own_weight
 from footprints.model.roi import RoIFeatures
 from footprints.model.sampling import sample_points
 
@@ -168,6 +169,7 @@ class PointRendHead(nn.Module):
             targets: Ground-truth masks of the R boxes.
         """
         finest = _channels_last(features.levels[0])
+        weight = own_weight(len(boxes), boxes.device)
         if not len(boxes):
             nothing = no_loss(self, finest)
             return {"loss_mask": nothing, "loss_mask_point": nothing}
@@ -187,7 +189,7 @@ class PointRendHead(nn.Module):
             targets.sample(image_points(points, boxes)),
             self.config.classes,
         )
-        return {"loss_mask": coarse_loss, "loss_mask_point": point_loss}
+        return {"loss_mask": coarse_loss * weight, "loss_mask_point": point_loss * weight}
 
     def training_points(self, coarse: Tensor, labels: Tensor) -> Tensor:
         """Draw N points per box, biased towards uncertain ones (section 3.1).

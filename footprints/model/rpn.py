@@ -22,6 +22,7 @@ from footprints.model.boxes import (
     match_boxes,
     sample_matches,
 )
+from footprints.model.processes import own_weight
 from footprints.model.roi import RoIs
 from footprints.model.targets import Target
 
@@ -159,8 +160,8 @@ class RPN(nn.Module):
         box_loss = F.smooth_l1_loss(
             torch.cat(shifts), torch.cat(wanted), beta=_SMOOTH_L1_BETA, reduction="sum"
         )
-        count = max(len(sampled), 1)
-        return {"loss_objectness": objectness_loss / count, "loss_rpn_box": box_loss / count}
+        weight = own_weight(len(sampled), sampled.device) / max(len(sampled), 1)
+        return {"loss_objectness": objectness_loss * weight, "loss_rpn_box": box_loss * weight}
 
 
 def _suppress(

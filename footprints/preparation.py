@@ -1,0 +1,216 @@
+"""From a configuration to what a run works with: chips to learn from and to judge by, a network.
+
+Everything here reads and nothing writes, so that `lr_find` and `show` see what training would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from footprints.chip import InputSpec, Scaling
+from footprints.config import (
+    CORNERS,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    SceneConfig,
+    parse_config,
+)
+from footprints.data.augment import Augmentation
+from footprints.data.dataset import TrainingChips, TrainingSource, ValidationChips
+from footprints.data.labels import LabelledImage, TrainingScene, read_training_scene
+from footprints.data.split import Split, split_by_place
+from footprints.errors import TrainingError
+from footprints.model.backbone import trunk_scaling
+from footprints.model.checkpoint import read_info, start_from
+from footprints.model.detector import DEFAULT_WEIGHTS
+from footprints.model.mask_rcnn import MaskRCNN
+from footprints.raster.scaling import measure_value_range
+from footprints.raster.source import open_scene
+from footprints.vector.read import read_layer
+
+CHECKPOINT, WEIGHTS, CONFIG, METRICS = (
+    "last.ckpt",
+    "weights.safetensors",
+    "config.yaml",
+    "metrics.csv",
+)
+"""The files of a run's folder."""
+STRIDE = 32
+"""Chip sides are a multiple of the coarsest trunk stage's stride."""
+_IMAGES_MEASURED = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """What the scenes and labels of a configuration give."""
+
+    chips: TrainingChips
+    """Augmented chips to learn from."""
+    validation: ValidationChips
+    """Chips of ground that is kept apart; none where nothing is."""
+    spec: InputSpec
+    """What chips look like."""
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Read the labels, keep ground for validation apart, and measure the pixels.
+
+    Args:
+        config: As `complete` returns it.
+
+    Raises:
+        TrainingError: There is nothing to learn from, or the scenes differ in their pixel type.
+        RasterError, LayerError: A scene or its labels cannot be read.
+    """
+    scenes = [
+        read_training_scene(_scene(s, config), classes=config.model.classes)
+        for s in config.data.scenes
+    ]
+    split = _split(scenes, config)
+    spec = _input_spec(scenes, config)
+    chips = TrainingChips(
+        [
+            TrainingSource(images, scene.weight)
+            for images, scene in zip(split.training, config.data.scenes, strict=True)
+        ],
+        chip_size=config.data.chip_size,
+        gsd_m=config.data.gsd_m,
+        length=config.data.chips_per_epoch,
+        seed=config.train.seed,
+        augmentation=Augmentation(**config.augment.model_dump()),
+        empty_share=config.data.empty_share,
+        value_range=spec.value_range,
+    )
+    validation = ValidationChips(
+        split.validation, chip_size=config.data.chip_size, gsd_m=config.data.gsd_m
+    )
+    return Prepared(chips, validation, spec)
+
+
+def complete(config: RunConfig) -> RunConfig:
+    """What a configuration leaves open of the network is as in the weights it starts from."""
+    if config.train.start_from is None:
+        return config
+    given = read_info(_start(config.train.start_from, config.data)).model
+    model = _merge(given.model_dump(), config.model.model_dump(exclude_unset=True))
+    return config.model_copy(
+        update={"model": parse_config(ModelConfig, model, origin="model, with train.start_from")}
+    )
+
+
+def _merge(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Settings over settings; a section of another kind replaces the whole section."""
+    merged = dict(base)
+    for key, value in given.items():
+        old = base.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            alike = value.get("kind", old.get("kind")) == old.get("kind")
+            merged[key] = _merge(old, value) if alike else value
+        else:
+            merged[key] = value
+    return merged
+
+
+def _scene(scene: SceneConfig, config: RunConfig) -> TrainingScene:
+    return TrainingScene(
+        images=[_path(image, config.data) for image in scene.images],
+        labels=_path(scene.labels, config.data),
+        aoi=None if scene.aoi is None else _path(scene.aoi, config.data),
+        image_column=scene.image_field,
+        class_column=scene.class_field,
+        class_map=scene.class_map,
+        bands=scene.bands,
+        nodata=scene.nodata,
+    )
+
+
+def _path(path: str, data: DataConfig) -> Path:
+    return Path(data.root).expanduser() / path
+
+
+def _start(weights: str, data: DataConfig) -> Path:
+    """The weights to start from: those that ship, by name, or a file."""
+    return DEFAULT_WEIGHTS if weights == DEFAULT_WEIGHTS.stem else _path(weights, data)
+
+
+def _split(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) -> Split:
+    data = config.data
+    return split_by_place(
+        scenes,
+        chip_size=data.chip_size,
+        gsd_m=data.gsd_m,
+        holdout=None if data.holdout is None else read_layer(_path(data.holdout, data)),
+        validation=None if data.validation is None else read_layer(_path(data.validation, data)),
+        validation_share=data.validation_share,
+        seed=config.train.seed,
+    )
+
+
+def _input_spec(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) -> InputSpec:
+    """What chips look like: one pixel type, range and scaling for all scenes."""
+    types = {image.dtype: image.path for images in scenes for image in images}
+    if len(types) > 1:
+        named = ", ".join(f"{dtype} ({path})" for dtype, path in types.items())
+        raise TrainingError(f"scenes differ in their pixel type: {named}; convert them to one")
+    ranges = []
+    for images in scenes:
+        step = max(1, len(images) // _IMAGES_MEASURED)
+        for image in images[::step]:
+            with open_scene(image.path, bands=image.bands, nodata=image.nodata) as scene:
+                ranges.append(measure_value_range(scene))
+    value_range = tuple(
+        (min(low for low, _ in band), max(high for _, high in band))
+        for band in zip(*ranges, strict=True)
+    )
+    (dtype,) = types
+    return InputSpec(
+        bands=config.model.bands,
+        gsd_m=config.data.gsd_m,
+        scaling=choose_scaling(config, dtype, value_range),
+        dtype=dtype,
+        value_range=value_range,
+        multiple=STRIDE,
+    )
+
+
+def choose_scaling(
+    config: RunConfig, dtype: str, value_range: Sequence[tuple[float, float]]
+) -> Scaling:
+    """That of the weights to start from, or that of the trunk's; else the range to (-1, 1)."""
+    bands = config.model.bands
+    given = None
+    if config.train.start_from is not None:
+        spec = read_info(_start(config.train.start_from, config.data)).input_spec
+        given = spec.scaling if spec.dtype == dtype else None
+    elif dtype == "uint8":
+        given = trunk_scaling(config.model.backbone.name)
+    if given is None:
+        mean = tuple((low + high) / 2 for low, high in value_range)
+        std = tuple(max(high - low, 1e-6) / 2 for low, high in value_range)
+        return Scaling(mean, std)
+    if len(given.mean) == bands:
+        return given
+    # Which band is which is not known: they all get the mean of those that were given.
+    return Scaling((fmean(given.mean),) * bands, (fmean(given.std),) * bands)
+
+
+def make_network(config: RunConfig) -> MaskRCNN:
+    """The network at the start of a run: seeded, or from the weights to start from."""
+    keypoints = config.model.keypoint_head
+    if keypoints is not None and keypoints.names != CORNERS:
+        raise TrainingError(
+            f"training knows the keypoints {', '.join(CORNERS)}, got {', '.join(keypoints.names)}; "
+            f"leave out model.keypoint_head.names"
+        )
+    torch.manual_seed(config.train.seed)
+    model = MaskRCNN(config.model)
+    if config.train.start_from is not None:
+        start_from(model, _start(config.train.start_from, config.data))
+    return model.to(memory_format=torch.channels_last)
