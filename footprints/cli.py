@@ -359,6 +359,20 @@ def evaluate(
         Path | None,
         typer.Option(help="YAML file of that column's values and their classes, house: villa."),
     ] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full", help="Also average precision, outlines, sizes, faults and confidences."
+        ),
+    ] = False,
+    precision: Annotated[
+        float | None,
+        typer.Option(help="Suggest a confidence that reaches this precision; implies --full."),
+    ] = None,
+    pixel_size: Annotated[
+        float | None,
+        typer.Option(help="Metres per pixel, for boundary IoU; default: as PREDICTED says."),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the figures to this file.")
     ] = None,
@@ -385,6 +399,9 @@ def evaluate(
         confidence=confidence,
         class_field=class_field,
         class_map=class_map,
+        full=full,
+        precision=precision,
+        pixel_m=pixel_size,
     )
     if json_file is not None:
         figures = json.dumps(report.to_dict(), indent=2) + "\n"

@@ -102,14 +102,14 @@ def judge(
         reach = ious >= min(threshold, 1 - 1e-10)
         taken = reach & ~contested
         rows = np.flatnonzero(reach & contested)
-        taken[rows[_take_in_order(found[rows], true[rows])]] = True
+        taken[rows[take_in_order(found[rows], true[rows])]] = True
         hits, counted = np.zeros(len(scores), dtype=bool), counts[0].copy()
         hits[found[taken]] = counted[found[taken]] = counts[1][true[taken]]
         verdicts.append(Verdicts(hits[order][counted[order]], int(counts[1].sum())))
     return verdicts
 
 
-def _take_in_order(found: NDArray[np.int64], true: NDArray[np.int64]) -> list[int]:
+def take_in_order(found: NDArray[np.int64], true: NDArray[np.int64]) -> list[int]:
     """Pairs of which neither member is in a pair taken before."""
     gone_found, gone_true, taken = set(), set(), []
     for row, (one, other) in enumerate(zip(found.tolist(), true.tolist(), strict=True)):
