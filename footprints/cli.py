@@ -376,6 +376,13 @@ def evaluate(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the figures to this file.")
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Also write a report with charts, one HTML file; implies --full."),
+    ] = None,
+    scene: Annotated[
+        str | None, typer.Option(help="Raster of which the report shows the worst places.")
+    ] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -402,6 +409,8 @@ def evaluate(
         full=full,
         precision=precision,
         pixel_m=pixel_size,
+        html=html,
+        scene=scene,
     )
     if json_file is not None:
         figures = json.dumps(report.to_dict(), indent=2) + "\n"

@@ -35,6 +35,7 @@ from footprints.figures import (
     tabulate_sizes,
 )
 from footprints.precision import IOU_THRESHOLDS, take_in_order
+from footprints.report import check_report, write_report
 from footprints.vector.classes import read_classes, read_values
 from footprints.vector.layer import reproject
 from footprints.vector.read import open_polygons
@@ -85,24 +86,37 @@ class Report:
             values["classes"] = {name: each.to_dict() for name, each in self.classes.items()}
         return values
 
-    def __str__(self) -> str:
-        lines = [
-            f"precision    {self.precision:6.3f}   ({self.tp} of {self.tp + self.fp} predicted)",
-            f"recall       {self.recall:6.3f}   ({self.tp} of {self.tp + self.fn} true)",
-            f"F1           {self.f1:6.3f}",
-            f"matched IoU  {self.matched_iou:6.3f}",
+    def headline(self) -> list[tuple[str, str]]:
+        """The first figures for reading: rows of name and value."""
+        return [
+            ("precision", f"{self.precision:.3f}   ({self.tp} of {self.tp + self.fp} predicted)"),
+            ("recall", f"{self.recall:.3f}   ({self.tp} of {self.tp + self.fn} true)"),
+            ("F1", f"{self.f1:.3f}"),
+            ("matched IoU", f"{self.matched_iou:.3f}"),
         ]
+
+    def class_table(self) -> list[tuple[str, ...]]:
+        """The classes for reading: a head and a row for each; empty where there are none."""
+        head = ("class", "precision", "recall", "F1", "IoU", "tp", "fp", "fn")
+        rows = [
+            (
+                name,
+                *(f"{x:.3f}" for x in (each.precision, each.recall, each.f1, each.matched_iou)),
+                *(str(x) for x in (each.tp, each.fp, each.fn)),
+            )
+            for name, each in (self.classes or {}).items()
+        ]
+        return [head, *rows] if rows else []
+
+    def __str__(self) -> str:
+        lines = [f"{name:<11}   {value}" for name, value in self.headline()]
         if self.classes:
             width = max(5, *map(len, self.classes))
-            lines += [
-                "",
-                f"{'class':<{width}}  precision  recall     F1    IoU     tp     fp     fn",
-            ]
-            lines += [
-                f"{name:<{width}}  {each.precision:9.3f}  {each.recall:6.3f}  {each.f1:5.3f}  "
-                f"{each.matched_iou:5.3f}  {each.tp:5}  {each.fp:5}  {each.fn:5}"
-                for name, each in self.classes.items()
-            ]
+            widths = (9, 6, 5, 5, 5, 5, 5)
+            lines.append("")
+            for name, *cells in self.class_table():
+                right = (f"{cell:>{w}}" for cell, w in zip(cells, widths, strict=True))
+                lines.append("  ".join([f"{name:<{width}}", *right]))
         if self.figures is not None:
             lines += _further_lines(self.figures)
         return "\n".join(lines)
@@ -120,6 +134,8 @@ def evaluate(
     full: bool = False,
     precision: float | None = None,
     pixel_m: float | None = None,
+    html: str | Path | None = None,
+    scene: str | Path | None = None,
 ) -> Report:
     """Compare a layer of footprints with the truth.
 
@@ -147,13 +163,18 @@ def evaluate(
         precision: Also suggest a confidence that reaches this precision; implies ``full``.
         pixel_m: Metres per pixel of the imagery, for boundary IoU in pixels; default: the largest
             in the predicted layer's record of scenes.
+        html: Also write a report with charts to this file, which replaces another; implies
+            ``full``.
+        scene: Raster of which the report shows the worst places.
 
     Returns:
         Counts and ratios; with ``class_field`` for each class, too.
 
     Raises:
-        ConfigError: ``iou``, ``confidence``, ``precision`` or ``pixel_m`` is out of range, or the
-            class map is none.
+        ConfigError: ``iou``, ``confidence``, ``precision`` or ``pixel_m`` is out of range, the
+            class map is none, or there is a scene but no report.
+        RasterError: The scene cannot be read.
+        OutputError: The report cannot be written.
         LayerError: A file cannot be read, some layers have a CRS and others none, the layers lie
             apart, the confidence is missing where it is needed or not a number, or a column of
             classes is missing.
@@ -163,6 +184,12 @@ def evaluate(
             the predicted layer's scenes show no ground.
     """
     _check_ranges(iou, confidence, precision, pixel_m)
+    if scene is not None and html is None:
+        raise ConfigError(
+            f"scene {scene} is for the pictures of a report; name the report (--html)"
+        )
+    if html is not None:
+        check_report(html)
     if class_map is not None and class_field is None:
         raise ConfigError("a class map needs the class field whose values it maps")
     known = load_class_map({} if class_map is None else class_map)
@@ -182,9 +209,19 @@ def evaluate(
     compared = replace(compared, pixel_m=_pixel_m(found) if pixel_m is None else pixel_m)
     parts = None if classes is None else _parts(compared, classes)
     report = _report(compared, parts)
-    if not full and precision is None:
+    if not full and precision is None and html is None:
         return report
-    return _add_figures(report, compared, parts, precision)
+    report = _add_figures(report, compared, parts, precision)
+    if html is not None and report.figures is not None:
+        write_report(
+            html,
+            compared,
+            report.figures,
+            headline=report.headline(),
+            classes=report.class_table(),
+            scene=scene,
+        )
+    return report
 
 
 def _check_ranges(
