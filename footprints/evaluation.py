@@ -26,15 +26,9 @@ from pandas.api.types import is_numeric_dtype
 
 from footprints.config import load_class_map
 from footprints.errors import ConfigError, LabelWarning, LayerError
-from footprints.figures import (
-    Comparison,
-    Figures,
-    measure,
-    suggest,
-    tabulate,
-    tabulate_sizes,
-)
-from footprints.precision import IOU_THRESHOLDS, take_in_order
+from footprints.figures import Figures, suggest, tabulate, tabulate_sizes
+from footprints.measuring import Comparison, measure
+from footprints.precision import IOU_THRESHOLDS, IOU_TOLERANCE, take_in_order
 from footprints.report import check_report, write_report
 from footprints.vector.classes import read_classes, read_values
 from footprints.vector.layer import reproject
@@ -43,8 +37,6 @@ from footprints.vector.scenes import scenes_of
 
 UNKNOWN_SHARE = 0.5
 """A prediction with this share on ground whose class is unknown is neither right nor wrong."""
-IOU_TOLERANCE = 1e-9
-"""An IoU this little below the threshold reaches it: rounding of large coordinates."""
 
 _NO_NAMES: NDArray[np.object_] = np.empty(0, dtype=object)
 

@@ -15,6 +15,8 @@ import shapely
 from numpy.typing import NDArray
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+IOU_TOLERANCE = 1e-9
+"""An IoU this little below the threshold reaches it: rounding of large coordinates."""
 _RECALLS = np.linspace(0, 1, 101)
 
 

@@ -16,16 +16,9 @@ from numpy.typing import NDArray
 from footprints.charts import bar_chart, cell_map, unit_chart
 from footprints.chip import Window
 from footprints.errors import LayerError, OutputError
-from footprints.figures import (
-    Comparison,
-    Figures,
-    confidence_curve,
-    reliability,
-    suggest,
-    tabulate,
-    tabulate_sizes,
-)
+from footprints.figures import Figures, suggest, tabulate, tabulate_sizes
 from footprints.files import check_place, write_whole
+from footprints.measuring import Comparison, confidence_curve, reliability
 from footprints.pictures import read_picture
 from footprints.raster.source import Scene, open_scene
 from footprints.vector.metric import metres_per_unit
@@ -41,7 +34,7 @@ CELLS = 12
 _STYLES = {
     "hit": ("#4cc9ff", "none"),
     "miss": ("#ffe14d", "7 4"),
-    "false alarm": ("#ff7ab8", "3 2"),
+    "false alarm": ("#ff8ad0", "10 3 2 3"),
 }
 """Colour and dashes of each kind of outline."""
 _HEAD = """<!doctype html><html lang="en"><head><meta charset="utf-8">
