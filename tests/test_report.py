@@ -206,3 +206,21 @@ def test_figures_of_the_map_can_be_read(value):
     ink = [int(x, 16) for x in re.findall("..", re.search('fill="#(......)" text', drawn)[1])]
     bright, dark = sorted((luminance(ground), luminance(ink)), reverse=True)
     assert (bright + 0.05) / (dark + 0.05) >= 4.5
+
+
+def test_a_photograph_in_pixel_coordinates_is_shown_too(tmp_path):
+    pixels = np.full((3, 60, 80), 90, dtype=np.uint8)
+    write_image(tmp_path / "photo.tif", pixels, crs=None)
+    truth = layer_of(box(40, 40, 50, 50), crs=None)
+    report = fp.evaluate(
+        layer_of(box(5, 5, 15, 15), box(40, 40, 50, 50), crs=None),
+        truth,
+        html=tmp_path / "r.html",
+        scene=tmp_path / "photo.tif",
+    )
+    assert (report.tp, report.fp, report.fn) == (1, 1, 0)
+    page = Page(tmp_path / "r.html")
+    assert "1 wrong" in page.text
+    shown = imread(BytesIO(base64.b64decode(page.addresses[0].partition(",")[2])))
+    assert shown.shape[:2] == (60, 80)
+    assert_allclose(shown[..., 0] * 255, 90, atol=0.5)
