@@ -439,8 +439,29 @@ def evaluate(
         Path | None,
         typer.Option(help="YAML file of that column's values and their classes, house: villa."),
     ] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full", help="Also average precision, outlines, sizes, faults and confidences."
+        ),
+    ] = False,
+    precision: Annotated[
+        float | None,
+        typer.Option(help="Suggest a confidence that reaches this precision; implies --full."),
+    ] = None,
+    pixel_size: Annotated[
+        float | None,
+        typer.Option(help="Metres per pixel, for boundary IoU; default: as PREDICTED says."),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the figures to this file.")
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Also write a report with charts, one HTML file; implies --full."),
+    ] = None,
+    scene: Annotated[
+        str | None, typer.Option(help="Raster of which the report shows the worst places.")
     ] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -465,6 +486,11 @@ def evaluate(
         confidence=confidence,
         class_field=class_field,
         class_map=class_map,
+        full=full,
+        precision=precision,
+        pixel_m=pixel_size,
+        html=html,
+        scene=scene,
     )
     if json_file is not None:
         figures = json.dumps(report.to_dict(), indent=2) + "\n"

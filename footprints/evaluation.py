@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,10 @@ from pandas.api.types import is_numeric_dtype
 
 from footprints.config import load_class_map
 from footprints.errors import ConfigError, LabelWarning, LayerError
+from footprints.figures import Figures, suggest, tabulate, tabulate_sizes
+from footprints.measuring import Comparison, measure
+from footprints.precision import IOU_THRESHOLDS, IOU_TOLERANCE, take_in_order
+from footprints.report import check_report, write_report
 from footprints.vector.classes import read_classes, read_values
 from footprints.vector.layer import reproject
 from footprints.vector.read import open_polygons
@@ -33,8 +37,6 @@ from footprints.vector.scenes import scenes_of
 
 UNKNOWN_SHARE = 0.5
 """A prediction with this share on ground whose class is unknown is neither right nor wrong."""
-IOU_TOLERANCE = 1e-9
-"""An IoU this little below the threshold reaches it: rounding of large coordinates."""
 
 _NO_NAMES: NDArray[np.object_] = np.empty(0, dtype=object)
 
@@ -63,32 +65,52 @@ class Report:
     """Truths without a match."""
     classes: dict[str, Report] | None = None
     """The same for each class of either layer, by name; None where classes were not compared."""
+    figures: Figures | None = None
+    """The further figures, where they were asked for."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field by name, ready for JSON; ``classes`` only where they were compared."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "classes"}
+        """Every field by name, ready for JSON; ``classes`` and ``figures`` only where they are."""
+        optional = ("classes", "figures")
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in optional}
+        if self.figures is not None:
+            values["figures"] = asdict(self.figures)
         if self.classes is not None:
             values["classes"] = {name: each.to_dict() for name, each in self.classes.items()}
         return values
 
-    def __str__(self) -> str:
-        lines = [
-            f"precision    {self.precision:6.3f}   ({self.tp} of {self.tp + self.fp} predicted)",
-            f"recall       {self.recall:6.3f}   ({self.tp} of {self.tp + self.fn} true)",
-            f"F1           {self.f1:6.3f}",
-            f"matched IoU  {self.matched_iou:6.3f}",
+    def headline(self) -> list[tuple[str, str]]:
+        """The first figures for reading: rows of name and value."""
+        return [
+            ("precision", f"{self.precision:.3f}   ({self.tp} of {self.tp + self.fp} predicted)"),
+            ("recall", f"{self.recall:.3f}   ({self.tp} of {self.tp + self.fn} true)"),
+            ("F1", f"{self.f1:.3f}"),
+            ("matched IoU", f"{self.matched_iou:.3f}"),
         ]
+
+    def class_table(self) -> list[tuple[str, ...]]:
+        """The classes for reading: a head and a row for each; empty where there are none."""
+        head = ("class", "precision", "recall", "F1", "IoU", "tp", "fp", "fn")
+        rows = [
+            (
+                name,
+                *(f"{x:.3f}" for x in (each.precision, each.recall, each.f1, each.matched_iou)),
+                *(str(x) for x in (each.tp, each.fp, each.fn)),
+            )
+            for name, each in (self.classes or {}).items()
+        ]
+        return [head, *rows] if rows else []
+
+    def __str__(self) -> str:
+        lines = [f"{name:<11}   {value}" for name, value in self.headline()]
         if self.classes:
             width = max(5, *map(len, self.classes))
-            lines += [
-                "",
-                f"{'class':<{width}}  precision  recall     F1    IoU     tp     fp     fn",
-            ]
-            lines += [
-                f"{name:<{width}}  {each.precision:9.3f}  {each.recall:6.3f}  {each.f1:5.3f}  "
-                f"{each.matched_iou:5.3f}  {each.tp:5}  {each.fp:5}  {each.fn:5}"
-                for name, each in self.classes.items()
-            ]
+            widths = (9, 6, 5, 5, 5, 5, 5)
+            lines.append("")
+            for name, *cells in self.class_table():
+                right = (f"{cell:>{w}}" for cell, w in zip(cells, widths, strict=True))
+                lines.append("  ".join([f"{name:<{width}}", *right]))
+        if self.figures is not None:
+            lines += _further_lines(self.figures)
         return "\n".join(lines)
 
 
@@ -101,6 +123,11 @@ def evaluate(
     confidence: float | None = None,
     class_field: str | None = None,
     class_map: Mapping[Any, str | None] | str | Path | None = None,
+    full: bool = False,
+    precision: float | None = None,
+    pixel_m: float | None = None,
+    html: str | Path | None = None,
+    scene: str | Path | None = None,
 ) -> Report:
     """Compare a layer of footprints with the truth.
 
@@ -123,12 +150,23 @@ def evaluate(
             of the predictions; None compares no classes.
         class_map: Values of that column to the predictions' classes, or to None, which leaves
             truths out; a mapping or a YAML file of one. Values that are not in it are classes.
+        full: Also measure average precision, outlines, faults and confidences
+            (`footprints.figures`). With classes, average precision is the mean of theirs.
+        precision: Also suggest a confidence that reaches this precision; implies ``full``.
+        pixel_m: Metres per pixel of the imagery, for boundary IoU in pixels; default: the largest
+            in the predicted layer's record of scenes.
+        html: Also write a report with charts to this file, which replaces another; implies
+            ``full``.
+        scene: Raster of which the report shows the worst places.
 
     Returns:
         Counts and ratios; with ``class_field`` for each class, too.
 
     Raises:
-        ConfigError: ``iou`` or ``confidence`` is out of range, or the class map is none.
+        ConfigError: ``iou``, ``confidence``, ``precision`` or ``pixel_m`` is out of range, the
+            class map is none, or there is a scene but no report.
+        RasterError: The scene cannot be read.
+        OutputError: The report cannot be written.
         LayerError: A file cannot be read, some layers have a CRS and others none, the layers lie
             apart, the confidence is missing where it is needed or not a number, or a column of
             classes is missing.
@@ -137,10 +175,13 @@ def evaluate(
         LabelWarning: Polygons were repaired or left out, truths have no class, or truths lie where
             the predicted layer's scenes show no ground.
     """
-    if not 0 < iou <= 1:
-        raise ConfigError(f"IoU threshold must be above 0 and at most 1, got {iou}")
-    if confidence is not None and not 0 <= confidence <= 1:
-        raise ConfigError(f"confidence must be between 0 and 1, got {confidence}")
+    _check_ranges(iou, confidence, precision, pixel_m)
+    if scene is not None and html is None:
+        raise ConfigError(
+            f"scene {scene} is for the pictures of a report; name the report (--html)"
+        )
+    if html is not None:
+        check_report(html)
     if class_map is not None and class_field is None:
         raise ConfigError("a class map needs the class field whose values it maps")
     known = load_class_map({} if class_map is None else class_map)
@@ -155,20 +196,78 @@ def evaluate(
         kept = scores >= confidence
         found, scores = found[kept], scores[kept]
 
-    found_polygons, true_polygons = found.geometry.to_numpy(), true.geometry.to_numpy()
     classes = None if class_field is None else _classes(found, true, class_field, known)
-    pairs, ious = match(found_polygons, true_polygons, scores, iou=iou, classes=classes)
-    wrong = _stand_in(found_polygons, area)
-    missed = _stand_in(true_polygons, area)
-    counts = missed[pairs[:, 1]]
-    wrong[pairs[:, 0]] = False
-    missed[pairs[:, 1]] = False
-    if classes is None:
-        return _report(ious[counts], wrong, missed)
-    unknown = classes[1] == None  # noqa: E711  # element by element
-    missed &= ~unknown
-    wrong &= ~_stand_on(found_polygons, true_polygons[unknown])
-    return _report_classes(classes, pairs[counts], ious[counts], wrong, missed)
+    compared = _compare(found, true, scores, area, classes, iou)
+    compared = replace(compared, pixel_m=_pixel_m(found) if pixel_m is None else pixel_m)
+    parts = None if classes is None else _parts(compared, classes)
+    report = _report(compared, parts)
+    if not full and precision is None and html is None:
+        return report
+    report = _add_figures(report, compared, parts, precision)
+    if html is not None and report.figures is not None:
+        write_report(
+            html,
+            compared,
+            report.figures,
+            headline=report.headline(),
+            classes=report.class_table(),
+            scene=scene,
+        )
+    return report
+
+
+def _check_ranges(
+    iou: float, confidence: float | None, precision: float | None, pixel_m: float | None
+) -> None:
+    if not 0 < iou <= 1:
+        raise ConfigError(f"IoU threshold must be above 0 and at most 1, got {iou}")
+    if confidence is not None and not 0 <= confidence <= 1:
+        raise ConfigError(f"confidence must be between 0 and 1, got {confidence}")
+    if precision is not None and not 0 < precision <= 1:
+        raise ConfigError(f"precision to reach must be above 0 and at most 1, got {precision}")
+    if pixel_m is not None and not 0 < pixel_m < float("inf"):
+        raise ConfigError(f"metres per pixel must be above 0, got {pixel_m}")
+
+
+def _pixel_m(found: GeoDataFrame) -> float | None:
+    """Of the coarsest scene of the layer, None where it is not known."""
+    return max((s.pixel_m for s in scenes_of(found) if s.pixel_m is not None), default=None)
+
+
+def _compare(
+    found: GeoDataFrame,
+    true: GeoDataFrame,
+    scores: NDArray[np.float64],
+    area: GeoDataFrame | None,
+    classes: tuple[NDArray[np.object_], NDArray[np.object_]] | None,
+    iou: float,
+) -> Comparison:
+    """Match the layers, and find out what counts."""
+    polygons, true_polygons = found.geometry.to_numpy(), true.geometry.to_numpy()
+    candidates, ious = _candidates(polygons, true_polygons, min(iou, IOU_THRESHOLDS[0]))
+    if classes is not None:
+        candidates, ious = _of_one_class(candidates, ious, classes)
+    reach = np.flatnonzero(ious >= iou - IOU_TOLERANCE)
+    matches = reach[_take_greedily(candidates[reach], ious[reach], scores)]
+    found_counts, truth_counts = _stand_in(polygons, area), _stand_in(true_polygons, area)
+    if classes is not None:
+        unknown = classes[1] == None  # noqa: E711  # element by element
+        truth_counts &= ~unknown
+        found_counts &= ~_stand_on(polygons, true_polygons[unknown])
+    return Comparison(
+        polygons,
+        true_polygons,
+        true.crs,
+        scores,
+        candidates,
+        ious,
+        iou,
+        candidates[matches],
+        ious[matches],
+        found_counts,
+        truth_counts,
+        None if area is None else shapely.union_all(area.geometry.to_numpy()),
+    )
 
 
 def match(
@@ -194,18 +293,27 @@ def match(
     """
     candidates, ious = _candidates(predicted, truth, iou)
     if classes is not None:
-        alike = classes[0][candidates[:, 0]] == classes[1][candidates[:, 1]]
-        candidates, ious = candidates[alike], ious[alike]
+        candidates, ious = _of_one_class(candidates, ious, classes)
+    matches = _take_greedily(candidates, ious, scores)
+    return candidates[matches], ious[matches]
+
+
+def _of_one_class(
+    candidates: NDArray[np.int64],
+    ious: NDArray[np.float64],
+    classes: tuple[NDArray[Any], NDArray[Any]],
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    alike = classes[0][candidates[:, 0]] == classes[1][candidates[:, 1]]
+    return candidates[alike], ious[alike]
+
+
+def _take_greedily(
+    candidates: NDArray[np.int64], ious: NDArray[np.float64], scores: NDArray[np.floating]
+) -> NDArray[np.intp]:
+    """Rows of candidates that become matches, the most confident first."""
     # Rows of the files break exact ties only.
     order = np.lexsort((candidates[:, 1], candidates[:, 0], -ious, -scores[candidates[:, 0]]))
-    is_free_found = np.ones(len(predicted), dtype=bool)
-    is_free_true = np.ones(len(truth), dtype=bool)
-    matches = []
-    for index, (found, true) in zip(order, candidates[order].tolist(), strict=True):
-        if is_free_found[found] and is_free_true[true]:
-            is_free_found[found] = is_free_true[true] = False
-            matches.append(index)
-    return candidates[matches], ious[matches]
+    return order[take_in_order(*candidates[order].T)]
 
 
 def _candidates(
@@ -329,39 +437,18 @@ def _stand_on(polygons: NDArray[np.object_], others: NDArray[np.object_]) -> NDA
     return np.asarray(on >= UNKNOWN_SHARE * shapely.area(polygons))
 
 
-def _report_classes(
-    classes: tuple[NDArray[np.object_], NDArray[np.object_]],
-    pairs: NDArray[np.int64],
-    ious: NDArray[np.float64],
-    wrong: NDArray[np.bool_],
-    missed: NDArray[np.bool_],
-) -> Report:
-    """Over all classes and for each of them.
-
-    Args:
-        classes: (n,) of the predictions and (m,) of the truths.
-        pairs: (k, 2) matches that count.
-        ious: (k,) their IoU.
-        wrong: (n,) predictions without a match.
-        missed: (m,) truths without a match.
-    """
+def _parts(
+    compared: Comparison, classes: tuple[NDArray[np.object_], NDArray[np.object_]]
+) -> dict[str, Comparison]:
+    """What is compared of each class of either layer."""
     found, true = classes
     names = sorted({*found, *true} - {None})
-    return replace(
-        _report(ious, wrong, missed),
-        classes={
-            name: _report(
-                ious[true[pairs[:, 1]] == name], wrong & (found == name), missed & (true == name)
-            )
-            for name in names
-        },
-    )
+    return {name: compared.part(found == name, true == name) for name in names}
 
 
-def _report(
-    ious: NDArray[np.float64], wrong: NDArray[np.bool_], missed: NDArray[np.bool_]
-) -> Report:
-    tp, fp, fn = len(ious), int(wrong.sum()), int(missed.sum())
+def _report(compared: Comparison, parts: Mapping[str, Comparison] | None = None) -> Report:
+    ious = compared.ious[compared.hits()]
+    tp, fp, fn = len(ious), len(compared.false_alarms()), len(compared.misses())
     return Report(
         precision=tp / (tp + fp) if tp + fp else 0.0,
         recall=tp / (tp + fn) if tp + fn else 0.0,
@@ -370,4 +457,42 @@ def _report(
         tp=tp,
         fp=fp,
         fn=fn,
+        classes=None if parts is None else {name: _report(each) for name, each in parts.items()},
     )
+
+
+def _add_figures(
+    report: Report,
+    compared: Comparison,
+    parts: Mapping[str, Comparison] | None,
+    precision: float | None,
+) -> Report:
+    """The report with the further figures, for each class too."""
+    whole = measure(compared, precision=precision)
+    if report.classes is None or parts is None:
+        return replace(report, figures=whole)
+    classes = {
+        name: replace(report.classes[name], figures=measure(part, precision=precision))
+        for name, part in parts.items()
+    }
+    ranks = [
+        each.figures.over_iou
+        for each in classes.values()
+        if each.figures is not None and each.tp + each.fn
+    ]
+    if ranks:
+        means = {n: float(np.mean([getattr(r, n) for r in ranks])) for n in ("ap", "ap50", "ap75")}
+        whole = replace(whole, over_iou=replace(whole.over_iou, **means))
+    return replace(report, classes=classes, figures=whole)
+
+
+def _further_lines(figures: Figures) -> list[str]:
+    """The further figures as text: groups, sizes and suggestions."""
+    lines = []
+    for group, rows in tabulate(figures).items():
+        lines += ["", group, *(f"  {name:<18} {value:>9}" for name, value in rows)]
+    sizes = [
+        f"{size:<15}" + "".join(f"{cell:>11}" for cell in cells)
+        for size, *cells in tabulate_sizes(figures)
+    ]
+    return [*lines, "", *sizes, "", *suggest(figures)]

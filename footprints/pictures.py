@@ -111,7 +111,7 @@ def save_overlay(
         scene, bands=bands, nodata=nodata, crs=crs, pixels=pixels, collars=not pixels
     ) as raster:
         layer = _in_frame_of(raster, layer)
-        picture = _read_picture(raster, largest_side)
+        picture = read_picture(raster, Window(0, 0, raster.width, raster.height), largest_side)
     height, width = picture.shape[:2]
     to_picture = Affine.scale(width / raster.width, height / raster.height) @ ~raster.transform
     polygons = shapely.transform(
@@ -198,11 +198,17 @@ def _in_frame_of(raster: Scene, layer: GeoDataFrame) -> GeoDataFrame:
     return reproject(layer, raster.crs)
 
 
-def _read_picture(raster: Scene, largest_side: int) -> NDArray[np.uint8]:
-    """The scene as (height, width, 3) or (height, width) bytes, white where there is no data."""
-    shrink = max(1.0, max(raster.width, raster.height) / largest_side)
-    shape = (max(1, round(raster.height / shrink)), max(1, round(raster.width / shrink)))
-    pixels, valid = raster.read(Window(0, 0, raster.width, raster.height), shape)
+def read_picture(raster: Scene, window: Window, largest_side: int) -> NDArray[np.uint8]:
+    """A window as (height, width, 3) or (height, width) bytes, white where there is no data.
+
+    Args:
+        raster: Bands beyond the third are not shown, nor is the second of two.
+        window: In raster pixels.
+        largest_side: Longer side of the picture in pixels; smaller windows are shown as they are.
+    """
+    shrink = max(1.0, max(window.width, window.height) / largest_side)
+    shape = (max(1, round(window.height / shrink)), max(1, round(window.width / shrink)))
+    pixels, valid = raster.read(window, shape)
     shown = pixels[:3] if len(pixels) >= 3 else pixels[:1]
     values = shown[:, valid].astype(np.float64)
     if raster.dtype == "uint8" or not values.size:

@@ -15,6 +15,8 @@ import shapely
 from numpy.typing import NDArray
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+IOU_TOLERANCE = 1e-9
+"""An IoU this little below the threshold reaches it: rounding of large coordinates."""
 _RECALLS = np.linspace(0, 1, 101)
 
 
@@ -50,19 +52,83 @@ def average_precision(
         [_match(i.ious[order], thresholds) for i, order in zip(images, orders, strict=True)], axis=1
     )
     scores = np.concatenate([i.scores[order] for i, order in zip(images, orders, strict=True)])
-    hits = hits[:, np.argsort(-scores, kind="stable")]
-    found = hits.cumsum(axis=1)
-    recall = found / true_count
-    precision = found / np.arange(1, hits.shape[1] + 1)
+    ranked = hits[:, np.argsort(-scores, kind="stable")]
+    return np.array([_mean_precision(row, true_count) for row in ranked])
+
+
+class Verdicts(NamedTuple):
+    """What became of the detections of a layer at one IoU threshold."""
+
+    hits: NDArray[np.bool_]
+    """(n,) whether each detection that counts matches a true instance, most confident first."""
+    true_count: int
+    """True instances that count."""
+
+    def average_precision(self) -> float:
+        """Mean precision over 101 recalls; NaN without truth."""
+        return _mean_precision(self.hits, self.true_count) if self.true_count else float("nan")
+
+
+def judge(
+    scores: NDArray[np.float64],
+    pairs: NDArray[np.int64],
+    ious: NDArray[np.float64],
+    counts: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    thresholds: NDArray[np.float64] = IOU_THRESHOLDS,
+) -> list[Verdicts]:
+    """Match a layer that is too large for a matrix of IoU.
+
+    As in COCO, true instances that do not count are matched where no other is left, and then the
+    detection does not count either.
+
+    Args:
+        scores: (n,) confidences; of equal ones the earlier comes first.
+        pairs: (k, 2) detection and true instance, all whose IoU reaches the lowest threshold.
+        ious: (k,).
+        counts: (n,) detections that are wrong without a match, (m,) true instances to be found.
+        thresholds: (T,).
+
+    Returns:
+        One for each threshold.
+    """
+    order = np.argsort(-scores, kind="stable")
+    rank = np.empty(len(order), dtype=np.intp)
+    rank[order] = np.arange(len(order))
+    found, true = pairs.T
+    # Of several equal ones the last, as pycocotools does.
+    place = np.lexsort((-true, -ious, ~counts[1][true], rank[found]))
+    found, true, ious = found[place], true[place], ious[place]
+    contested = (np.bincount(found)[found] > 1) | (np.bincount(true)[true] > 1)
+    verdicts = []
+    for threshold in thresholds:
+        reach = ious >= min(threshold, 1 - 1e-10)
+        taken = reach & ~contested
+        rows = np.flatnonzero(reach & contested)
+        taken[rows[take_in_order(found[rows], true[rows])]] = True
+        hits, counted = np.zeros(len(scores), dtype=bool), counts[0].copy()
+        hits[found[taken]] = counted[found[taken]] = counts[1][true[taken]]
+        verdicts.append(Verdicts(hits[order][counted[order]], int(counts[1].sum())))
+    return verdicts
+
+
+def take_in_order(found: NDArray[np.int64], true: NDArray[np.int64]) -> list[int]:
+    """Pairs of which neither member is in a pair taken before."""
+    gone_found, gone_true, taken = set(), set(), []
+    for row, (one, other) in enumerate(zip(found.tolist(), true.tolist(), strict=True)):
+        if one not in gone_found and other not in gone_true:
+            gone_found.add(one)
+            gone_true.add(other)
+            taken.append(row)
+    return taken
+
+
+def _mean_precision(hits: NDArray[np.bool_], true_count: int) -> float:
+    """Mean precision over 101 recalls of (n,) ranked detections."""
+    found = hits.cumsum()
+    precision = found / np.arange(1, len(hits) + 1)
     # The best precision still to come: the curve without its saw teeth.
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    padded = np.hstack((envelope, np.zeros((len(thresholds), 1))))
-    return np.array(
-        [
-            row[np.searchsorted(reached, _RECALLS)].mean()
-            for row, reached in zip(padded, recall, strict=True)
-        ]
-    )
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(np.append(envelope, 0.0)[np.searchsorted(found / true_count, _RECALLS)].mean())
 
 
 def _match(ious: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArray[np.bool_]:

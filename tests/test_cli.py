@@ -357,6 +357,15 @@ def test_a_folder_that_is_not_writable_is_one_line(folder, weights, monkeypatch)
         ),
         pytest.param("evaluate truth.gpkg truth.gpkg --iou 0", ["got 0"], id="IoU of nothing"),
         pytest.param(
+            "evaluate truth.gpkg truth.gpkg --precision 90", ["got 90"], id="precision in percent"
+        ),
+        pytest.param(
+            "evaluate truth.gpkg truth.gpkg --html report.pdf", ["report.pdf"], id="no page"
+        ),
+        pytest.param(
+            "evaluate truth.gpkg truth.gpkg --scene scene.tif", ["--html"], id="no report"
+        ),
+        pytest.param(
             "evaluate truth.gpkg truth.gpkg --json no/r.json", ["no/r.json"], id="no place"
         ),
         pytest.param(
@@ -411,6 +420,14 @@ def test_evaluate_prints_and_writes_figures(folder):
     assert list(report) == ["precision", "recall", "f1", "matched_iou", "tp", "fp", "fn"]
     assert (report["tp"], report["fp"], report["fn"]) == (1, 0, 1)
     assert "0.500   (1 of 2 true)" in result.stdout
+    full = ["--precision", 0.9, "--pixel-size", 0.5, "--html", "r.html", "--json", "r.json"]
+    result = run("evaluate", "truth.gpkg", "truth.gpkg", *full)
+    assert result.exit_code == 0, result.stderr
+    assert "boundary IoU, 2 px" in result.stdout
+    assert "AP50" in Path("r.html").read_text()
+    said = json.loads(Path("r.json").read_text())["figures"]
+    assert said["confidence"]["asked_precision"] == 0.9
+    assert said["shape"]["boundary_iou_2px"] > 0.99
     quiet = run("evaluate", "truth.gpkg", "truth.gpkg", "-q")
     assert (quiet.exit_code, quiet.stdout, quiet.stderr) == (0, "", "")
 

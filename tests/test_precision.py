@@ -16,6 +16,7 @@ from footprints.precision import (
     average_precision,
     boundary_iou,
     iou_matrix,
+    judge,
 )
 
 
@@ -72,6 +73,65 @@ def drawn(seed: int, *, ties: bool) -> list[ScoredImage]:
 def test_it_equals_pycocotools_on_the_same_iou(seed, ties):
     images = drawn(seed, ties=ties)
     assert_allclose(average_precision(images), of_pycocotools(images), atol=1e-9)
+
+
+def of_pycocotools_with_areas(scores, ious, found_areas, true_areas, low, high) -> np.ndarray:
+    """Average precision at each threshold of one image, of true instances of one size."""
+
+    class GivenIoU(COCOeval):
+        def computeIoU(self, image_id, category):  # noqa: ARG002
+            return ious[np.argsort(-scores, kind="mergesort")]
+
+    truth = COCO()
+    truth.dataset = {
+        "info": {},
+        "images": [{"id": 1}],
+        "categories": [{"id": 1, "name": "building"}],
+        "annotations": [
+            {"id": i, "image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "iscrowd": 0}
+            | {"area": float(area)}
+            for i, area in enumerate(true_areas, 1)
+        ],
+    }
+    detections = [
+        {"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, float(area)], "score": float(score)}
+        for score, area in zip(scores, found_areas, strict=True)
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        evaluation = GivenIoU(truth, truth.loadRes(detections), "bbox")
+        evaluation.params.maxDets = [1, 10, 1000]
+        evaluation.params.areaRng = [[low, high]]
+        evaluation.params.areaRngLbl = ["some"]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation.eval["precision"][:, :, 0, 0, 2].mean(axis=1)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_pairs_of_a_layer_equal_pycocotools_on_the_same_iou_for_any_size(seed, ties):
+    rng = np.random.default_rng(seed)
+    scores, ious = rng.uniform(0, 1, 60), rng.uniform(0, 1, (60, 40)) ** 3
+    if ties:
+        scores, ious = scores.round(1), ious.round(1)
+    found_areas, true_areas = rng.uniform(1, 100, 60), rng.uniform(1, 100, 40)
+    pairs = np.argwhere(ious >= 0.5)
+    for low, high in [(0, 1000), (30, 70), (90, 100)]:
+        counts = [(each >= low) & (each <= high) for each in (found_areas, true_areas)]
+        verdicts = judge(scores, pairs, ious[tuple(pairs.T)], counts)
+        assert_allclose(
+            [each.average_precision() for each in verdicts],
+            of_pycocotools_with_areas(scores, ious, found_areas, true_areas, low, high),
+            atol=1e-9,
+        )
+
+
+def test_a_layer_without_truth_has_no_average_precision():
+    nothing = np.zeros((0, 2), dtype=int)
+    verdict = judge(np.ones(1), nothing, np.zeros(0), (np.ones(1, bool), np.zeros(0, bool)))[0]
+    assert np.isnan(verdict.average_precision())
+    assert verdict.hits.tolist() == [False]
 
 
 def test_a_perfect_result_has_one_and_an_empty_one_has_none():
