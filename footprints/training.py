@@ -34,11 +34,13 @@ from footprints.config import (
     parse_config,
 )
 from footprints.data.augment import Augmentation
+from footprints.data.coco import CocoScene, read_coco_scene
 from footprints.data.dataset import (
     EpochSampler,
     TrainingChips,
     TrainingSource,
     ValidationChips,
+    check_bands,
     collate,
 )
 from footprints.data.labels import LabelledImage, TrainingScene, read_training_scene
@@ -52,7 +54,6 @@ from footprints.model.checkpoint import WeightsInfo, read_info, start_from
 from footprints.model.detector import DEFAULT_WEIGHTS
 from footprints.model.mask_rcnn import MaskRCNN
 from footprints.raster.scaling import measure_value_range
-from footprints.raster.source import open_scene
 from footprints.vector.read import read_layer
 
 CHECKPOINT, WEIGHTS, CONFIG, METRICS = (
@@ -90,10 +91,7 @@ def train(
     folder, config = Path(output), _complete(config)
     _check_folder(folder, config, resume=resume)
     keep_freed_memory()
-    scenes = [
-        read_training_scene(_scene(s, config), classes=config.model.classes)
-        for s in config.data.scenes
-    ]
+    scenes = [_read_scene(scene, config) for scene in config.data.scenes]
     split = _split(scenes, config)
     spec = _input_spec(scenes, config)
     chips = TrainingChips(
@@ -193,17 +191,32 @@ def _write_config(folder: Path, config: RunConfig) -> None:
         raise OutputError(f"cannot write the run folder {folder}: {err.strerror}") from err
 
 
-def _scene(scene: SceneConfig, config: RunConfig) -> TrainingScene:
-    return TrainingScene(
-        images=[_path(image, config.data) for image in scene.images],
+def _read_scene(scene: SceneConfig, config: RunConfig) -> list[LabelledImage]:
+    """The images of a scene with their labels, of whichever kind."""
+    images = [_path(image, config.data) for image in scene.images]
+    aoi = None if scene.aoi is None else _path(scene.aoi, config.data)
+    if scene.labels is None:
+        assert scene.coco is not None, "a scene has one of the two"
+        coco = CocoScene(
+            images=images,
+            annotations=_path(scene.coco, config.data),
+            aoi=aoi,
+            class_map=scene.class_map,
+            bands=scene.bands,
+            nodata=scene.nodata,
+        )
+        return read_coco_scene(coco, classes=config.model.classes)
+    vector = TrainingScene(
+        images=images,
         labels=_path(scene.labels, config.data),
-        aoi=None if scene.aoi is None else _path(scene.aoi, config.data),
+        aoi=aoi,
         image_column=scene.image_field,
         class_column=scene.class_field,
         class_map=scene.class_map,
         bands=scene.bands,
         nodata=scene.nodata,
     )
+    return read_training_scene(vector, classes=config.model.classes)
 
 
 def _path(path: str, data: DataConfig) -> Path:
@@ -230,6 +243,7 @@ def _split(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) -> Spli
 
 def _input_spec(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) -> InputSpec:
     """What chips look like: one pixel type, range and scaling for all scenes."""
+    check_bands([image for images in scenes for image in images])
     types = {image.dtype: image.path for images in scenes for image in images}
     if len(types) > 1:
         named = ", ".join(f"{dtype} ({path})" for dtype, path in types.items())
@@ -238,7 +252,7 @@ def _input_spec(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) ->
     for images in scenes:
         step = max(1, len(images) // _IMAGES_MEASURED)
         for image in images[::step]:
-            with open_scene(image.path, bands=image.bands, nodata=image.nodata) as scene:
+            with image.open() as scene:
                 ranges.append(measure_value_range(scene))
     value_range = tuple(
         (min(low for low, _ in band), max(high for _, high in band))
@@ -367,7 +381,7 @@ def _provenance(config: RunConfig) -> dict[str, Any]:
     """What the weights say of their training."""
     return {
         "data": [
-            {"images": list(s.images), "labels": s.labels, "attribution": s.attribution}
+            {"images": list(s.images), "labels": s.labels or s.coco, "attribution": s.attribution}
             for s in config.data.scenes
         ],
         "seed": config.train.seed,

@@ -29,7 +29,7 @@ from footprints.data.labels import LEFT_OUT, LabelledImage, window_box
 from footprints.data.split import Block, TrainingImage
 from footprints.data.targets import Cut, Sample, make_sample
 from footprints.errors import TrainingError
-from footprints.raster.source import Scene, open_scene
+from footprints.raster.source import Scene
 from footprints.vector.affine import apply_affine
 
 ATTEMPTS = 32
@@ -131,7 +131,7 @@ class ImageReader:
         if image.path not in self._open:
             if len(self._open) >= self._keep_open:
                 self._open.popitem(last=False)[1].close()
-            self._open[image.path] = open_scene(image.path, bands=image.bands, nodata=image.nodata)
+            self._open[image.path] = image.open()
         self._open.move_to_end(image.path)
         return self._open[image.path]
 
@@ -325,7 +325,12 @@ class EpochSampler(Sampler[int]):
 def _check_sources(sources: Sequence[TrainingSource]) -> None:
     if not sources:
         raise TrainingError("all ground is held out; leave some for training")
-    counts = {t.image.count: t.image.path for source in sources for t in source.images}
+    check_bands([t.image for source in sources for t in source.images])
+
+
+def check_bands(images: Sequence[LabelledImage]) -> None:
+    """Raise TrainingError, with the counts, where images differ in their number of bands."""
+    counts = {image.count: image.path for image in images}
     if len(counts) > 1:
         named = ", ".join(f"{count} ({path})" for count, path in counts.items())
         raise TrainingError(f"images differ in their number of bands: {named}; choose with bands")
