@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from footprints.config import RunConfig, load_config
+    from footprints.data.chips import write_chips
     from footprints.errors import FootprintsError, FootprintsWarning
     from footprints.evaluation import Report, evaluate
     from footprints.merging import merge_layers
@@ -41,6 +42,7 @@ _HOMES = {
     "save_overlay": "footprints.pictures",
     "simplify": "footprints.vector.simplify",
     "train": "footprints.training",
+    "write_chips": "footprints.data.chips",
 }
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "save_overlay",
     "simplify",
     "train",
+    "write_chips",
 ]
 
 

@@ -15,9 +15,11 @@ from typer.core import TyperGroup
 
 from footprints.errors import BandError, FootprintsError, FootprintsWarning, OutputError
 from footprints.options import (
+    Bands,
     Confidence,
     Keypoints,
     MinArea,
+    Nodata,
     OutCrs,
     Output,
     Overlaps,
@@ -117,10 +119,8 @@ def predict(
         typer.Option(help="Pixels shared by neighbouring chips; default: a quarter of the chip."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Chips that go through together.")] = 2,
-    bands: Annotated[
-        str | None, typer.Option(help="Bands to read, from 1, e.g. 3,2,1 or 1,1,1.")
-    ] = None,
-    nodata: Annotated[float | None, typer.Option(help="Value of pixels without data.")] = None,
+    bands: Bands = None,
+    nodata: Nodata = None,
     crs: Annotated[str | None, typer.Option(help="CRS of the scenes, e.g. EPSG:32645.")] = None,
     pixels: Pixels = False,
     overlaps: Overlaps = None,
@@ -340,6 +340,61 @@ def train(
         raise typer.Exit(_INTERRUPTED) from err
     if not quiet:
         print(f"weights are in {weights}")
+
+
+@app.command()
+def chip(
+    scene: Annotated[str, typer.Argument(help="A raster, a folder of rasters, or a pattern.")],
+    labels: Annotated[Path, typer.Argument(help="Buildings: a polygon layer.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of chips that is made.")],
+    gsd: Annotated[
+        float | None, typer.Option(help="Metres per chip pixel; default: the scene's own.")
+    ] = None,
+    chip_size: Annotated[int, typer.Option(help="Chip side in pixels.")] = 512,
+    overlap: Annotated[int, typer.Option(help="Pixels shared by neighbouring chips.")] = 0,
+    bands: Bands = None,
+    nodata: Nodata = None,
+    aoi: Annotated[
+        Path | None, typer.Option(help="Polygons inside which the labels are complete.")
+    ] = None,
+    class_field: Annotated[
+        str | None, typer.Option(help="Column of LABELS with the class.")
+    ] = None,
+    validation_share: Annotated[
+        float, typer.Option(help="Share of the buildings on ground that validates.")
+    ] = 0.1,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Cut a scene and its labels into training chips: GeoTIFFs, COCO annotations and an index.
+
+    Example: footprints chip town.tif town_buildings.gpkg -o chips --chip-size 512
+    """
+    _configure(quiet=quiet, verbose=verbose)
+    from footprints.data.chips import TRAIN, write_chips
+
+    index = write_chips(
+        scene,
+        labels,
+        output,
+        gsd_m=gsd,
+        chip_size=chip_size,
+        overlap=overlap,
+        bands=_numbers(bands),
+        nodata=nodata,
+        aoi=aoi,
+        class_column=class_field,
+        validation_share=validation_share,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+    if not quiet:
+        trains = int((index["split"] == TRAIN).sum())
+        print(
+            f"{trains:,} chips to train and {len(index) - trains:,} to validate on, "
+            f"{index['labels'].sum():,} labels, {output}"
+        )
 
 
 @app.command()

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from footprints.chip import ChipGrid, Window
+from footprints.chip import Window
 from footprints.data.augment import LEVEL, Augmentation, Range, Tilt, jitter_colours
-from footprints.data.labels import LEFT_OUT, LabelledImage, window_box
+from footprints.data.labels import LEFT_OUT, LabelledImage
 from footprints.data.split import Block, TrainingImage
-from footprints.data.targets import Cut, Sample, make_sample
+from footprints.data.targets import Cut, Sample, make_sample, tile_window
 from footprints.errors import TrainingError
 from footprints.raster.source import Scene
 from footprints.vector.affine import apply_affine
@@ -289,8 +289,8 @@ class ValidationChips(Dataset[Sample]):
             multiple: Chips of smaller blocks are filled up to a multiple of this with invalid
                 pixels.
         """
-        cuts = [cut for block in blocks for cut in _tile_block(block, chip_size, gsd_m)]
-        self.cuts = [cut for cut in cuts if _meets_area(cut.image, cut.window)]
+        cuts = [cut for block in blocks for cut in tile_window(*block, chip_size, gsd_m)]
+        self.cuts = [cut for cut in cuts if cut.image.is_labelled(cut.window)]
         self._multiple = multiple
         self._read = ImageReader()
 
@@ -393,32 +393,6 @@ def _has_labels(image: LabelledImage, window: Window) -> bool:
     """Whether labels are complete at the centre of a window."""
     x, y = window.x + window.width / 2, window.y + window.height / 2
     return image.aoi is None or bool(shapely.intersects_xy(image.aoi, x, y))
-
-
-def _meets_area(image: LabelledImage, window: Window) -> bool:
-    """Whether labels are complete anywhere in a window."""
-    return image.aoi is None or bool(image.aoi.intersects(window_box(window)))
-
-
-def _tile_block(block: Block, chip_size: int, gsd_m: float | None) -> list[Cut]:
-    """Cover a block with chips that stay inside it; the last row and column move inwards."""
-    image, (x0, y0, block_width, block_height) = block
-    scale_x, scale_y = image.scale(gsd_m)
-    grid = ChipGrid(
-        height=max(1, int(block_height / scale_y)),
-        width=max(1, int(block_width / scale_x)),
-        size=chip_size,
-        overlap=0,
-    )
-    return [
-        Cut(
-            image,
-            Window(x0 + x * scale_x, y0 + y * scale_y, width * scale_x, height * scale_y),
-            int(height),
-            int(width),
-        )
-        for x, y, width, height in grid
-    ]
 
 
 def _limits(dtype: str) -> Range | None:

@@ -121,6 +121,10 @@ class LabelledImage:
             return 1.0, 1.0
         return gsd_m / self.gsd_m[0], gsd_m / self.gsd_m[1]
 
+    def is_labelled(self, window: Window) -> bool:
+        """Whether labels are complete anywhere in a window in raster pixels."""
+        return self.aoi is None or bool(self.aoi.intersects(window_box(window)))
+
     def has_buildings(self, area: shapely.Polygon) -> bool:
         """Whether any label that is not left out meets an area in raster pixels."""
         met = self.labels[self.tree.query(area, predicate="intersects")]

@@ -127,7 +127,7 @@ def split_by_place(
                 f"too little ground to validate on a share of {validation_share}: that takes an "
                 f"image two chips of {chip_size} px wide and high, or several images apart, beside "
                 f"the holdout; name polygons to validate on (data.validation), or set a smaller "
-                f"data.chip_size or data.validation_share=0"
+                f"chip size, or the validation share to 0"
             )
     kept = _Ground(
         [*held_out.shapes, *(block.outline for block in blocks)],
