@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from footprints.config import RunConfig, load_config
     from footprints.data.chips import write_chips
+    from footprints.data.faults import LabelReport, check_labels
     from footprints.errors import FootprintsError, FootprintsWarning
     from footprints.evaluation import Report, evaluate
     from footprints.merging import merge_layers
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "FootprintsError": "footprints.errors",
     "FootprintsWarning": "footprints.errors",
+    "LabelReport": "footprints.data.faults",
     "Report": "footprints.evaluation",
     "RunConfig": "footprints.config",
+    "check_labels": "footprints.data.faults",
     "convert_weights": "footprints.model.convert",
     "evaluate": "footprints.evaluation",
     "finish": "footprints.pipeline",
@@ -48,9 +51,11 @@ _HOMES = {
 __all__ = [
     "FootprintsError",
     "FootprintsWarning",
+    "LabelReport",
     "Report",
     "RunConfig",
     "__version__",
+    "check_labels",
     "convert_weights",
     "evaluate",
     "finish",

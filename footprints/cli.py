@@ -346,7 +346,19 @@ def train(
 def chip(
     scene: Annotated[str, typer.Argument(help="A raster, a folder of rasters, or a pattern.")],
     labels: Annotated[Path, typer.Argument(help="Buildings: a polygon layer.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of chips that is made.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder of chips that is made.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say what is wrong with the labels; write nothing.")
+    ] = False,
+    with_weights: Annotated[
+        bool,
+        typer.Option(
+            "--with-weights",
+            help="With --check: also have the weights that ship look for buildings without labels.",
+        ),
+    ] = False,
     gsd: Annotated[
         float | None, typer.Option(help="Metres per chip pixel; default: the scene's own.")
     ] = None,
@@ -369,11 +381,21 @@ def chip(
 ) -> None:
     """Cut a scene and its labels into training chips: GeoTIFFs, COCO annotations and an index.
 
+    Or, with --check, say what is wrong with the labels: off the image, invalid, doubled, shifted.
+
     Example: footprints chip town.tif town_buildings.gpkg -o chips --chip-size 512
     """
     _configure(quiet=quiet, verbose=verbose)
     from footprints.data.chips import TRAIN, write_chips
 
+    if (output is None) != check or (with_weights and not check):
+        raise OutputError(
+            "chip takes either a folder to write, -o DIR, or --check, which writes nothing and "
+            "which --with-weights belongs to"
+        )
+    if output is None:
+        _check(scene, labels, _numbers(bands), nodata, aoi, with_weights, quiet)
+        return
     index = write_chips(
         scene,
         labels,
@@ -487,6 +509,27 @@ def info(
     from footprints.describe import describe
 
     print(describe(path))
+
+
+def _check(
+    scene: str,
+    labels: Path,
+    bands: list[int] | None,
+    nodata: float | None,
+    aoi: Path | None,
+    with_weights: bool,
+    quiet: bool,
+) -> None:
+    """Print what is wrong with labels, with what the weights that ship find if asked for."""
+    from footprints.data.faults import check_labels
+
+    found = None
+    if with_weights:
+        from footprints.data.labels import list_images
+        from footprints.pipeline import predict as run
+
+        found = run(list_images(scene), bands=bands, nodata=nodata, progress=not quiet)
+    print(check_labels(scene, labels, bands=bands, nodata=nodata, aoi=aoi, found=found))
 
 
 def _print_sum(layer: GeoDataFrame, output: str, start: float, things: str) -> None:

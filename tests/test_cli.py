@@ -66,6 +66,32 @@ def test_chip_says_in_one_line_what_is_wrong(labelled: tuple[str, str], tmp_path
     assert not (tmp_path / "chips").exists()
 
 
+def test_chip_checks_labels_and_writes_nothing(labelled: tuple[str, str], tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    result = CliRunner().invoke(app, ["chip", *labelled, "--check"])
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[:2] == [f"{len(LATTICE)} labels", "0 lie on no image"]
+    assert lines[-1].startswith("shift against the imagery")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.slow
+def test_chip_looks_for_buildings_without_labels(labelled: tuple[str, str]) -> None:
+    result = CliRunner().invoke(app, ["chip", *labelled, "--check", "--with-weights", "-q"])
+    assert result.exit_code == 0, result.output
+    assert "areas look built up but have no labels" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--check", "-o", "x"], ["-o", "x", "--with-weights"]], ids=" ".join
+)
+def test_chip_writes_or_checks(labelled: tuple[str, str], options: list[str]) -> None:
+    result = CliRunner().invoke(app, ["chip", *labelled, *options])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("footprints: chip takes either a folder to write, -o DIR, or")
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a tiny network that has learned nothing."""
