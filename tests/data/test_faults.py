@@ -36,10 +36,10 @@ def moved(labels: Path, folder: Path, east: float, north: float) -> Path:
 )
 def town(request, tmp_path_factory: pytest.TempPathFactory) -> Scene:
     path = tmp_path_factory.mktemp("town") / "town.tif"
-    return generate_scene(path, width=800, height=800, **request.param)
+    return generate_scene(path, width=600, height=600, **request.param)
 
 
-@pytest.mark.parametrize("shift", [(2.4, -1.5), (-5.0, 0.7), (0.0, 8.0)])
+@pytest.mark.parametrize("shift", [(2.4, -1.5), (-5.0, 8.0)])
 def test_a_known_shift_is_found(town: Scene, tmp_path: Path, shift: tuple[float, float]) -> None:
     found = check_labels(town.raster, moved(town.buildings, tmp_path, *shift)).shift
     assert found is not None
