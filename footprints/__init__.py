@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from footprints.config import RunConfig, load_config
+    from footprints.data.chips import write_chips
+    from footprints.data.faults import LabelReport, check_labels
     from footprints.errors import FootprintsError, FootprintsWarning
     from footprints.evaluation import Report, evaluate
     from footprints.merging import merge_layers
@@ -31,8 +33,10 @@ _HOMES = {
     "FootprintsError": "footprints.errors",
     "FootprintsWarning": "footprints.errors",
     "RateTest": "footprints.rate_test",
+    "LabelReport": "footprints.data.faults",
     "Report": "footprints.evaluation",
     "RunConfig": "footprints.config",
+    "check_labels": "footprints.data.faults",
     "convert_weights": "footprints.model.convert",
     "evaluate": "footprints.evaluation",
     "finish": "footprints.pipeline",
@@ -46,15 +50,18 @@ _HOMES = {
     "show": "footprints.show_chips",
     "simplify": "footprints.vector.simplify",
     "train": "footprints.training",
+    "write_chips": "footprints.data.chips",
 }
 
 __all__ = [
     "FootprintsError",
     "FootprintsWarning",
+    "LabelReport",
     "RateTest",
     "Report",
     "RunConfig",
     "__version__",
+    "check_labels",
     "convert_weights",
     "evaluate",
     "finish",
@@ -68,6 +75,7 @@ __all__ = [
     "show",
     "simplify",
     "train",
+    "write_chips",
 ]
 
 

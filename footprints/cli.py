@@ -15,9 +15,11 @@ from typer.core import TyperGroup
 
 from footprints.errors import BandError, FootprintsError, FootprintsWarning, OutputError
 from footprints.options import (
+    Bands,
     Confidence,
     Keypoints,
     MinArea,
+    Nodata,
     OutCrs,
     Output,
     Overlaps,
@@ -125,10 +127,8 @@ def predict(
         typer.Option(help="Pixels shared by neighbouring chips; default: a quarter of the chip."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Chips that go through together.")] = 2,
-    bands: Annotated[
-        str | None, typer.Option(help="Bands to read, from 1, e.g. 3,2,1 or 1,1,1.")
-    ] = None,
-    nodata: Annotated[float | None, typer.Option(help="Value of pixels without data.")] = None,
+    bands: Bands = None,
+    nodata: Nodata = None,
     crs: Annotated[str | None, typer.Option(help="CRS of the scenes, e.g. EPSG:32645.")] = None,
     pixels: Pixels = False,
     overlaps: Overlaps = None,
@@ -423,6 +423,83 @@ def show(
 
 
 @app.command()
+def chip(
+    scene: Annotated[str, typer.Argument(help="A raster, a folder of rasters, or a pattern.")],
+    labels: Annotated[Path, typer.Argument(help="Buildings: a polygon layer.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder of chips that is made.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say what is wrong with the labels; write nothing.")
+    ] = False,
+    with_weights: Annotated[
+        bool,
+        typer.Option(
+            "--with-weights",
+            help="With --check: also have the weights that ship look for buildings without labels.",
+        ),
+    ] = False,
+    gsd: Annotated[
+        float | None, typer.Option(help="Metres per chip pixel; default: the scene's own.")
+    ] = None,
+    chip_size: Annotated[int, typer.Option(help="Chip side in pixels.")] = 512,
+    overlap: Annotated[int, typer.Option(help="Pixels shared by neighbouring chips.")] = 0,
+    bands: Bands = None,
+    nodata: Nodata = None,
+    aoi: Annotated[
+        Path | None, typer.Option(help="Polygons inside which the labels are complete.")
+    ] = None,
+    class_field: Annotated[
+        str | None, typer.Option(help="Column of LABELS with the class.")
+    ] = None,
+    validation_share: Annotated[
+        float, typer.Option(help="Share of the buildings on ground that validates.")
+    ] = 0.1,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Cut a scene and its labels into training chips: GeoTIFFs, COCO annotations and an index.
+
+    Or, with --check, say what is wrong with the labels: off the image, invalid, doubled, shifted.
+
+    Example: footprints chip town.tif town_buildings.gpkg -o chips --chip-size 512
+    """
+    _configure(quiet=quiet, verbose=verbose)
+    from footprints.data.chips import TRAIN, write_chips
+
+    if (output is None) != check or (with_weights and not check):
+        raise OutputError(
+            "chip takes either a folder to write, -o DIR, or --check, which writes nothing and "
+            "which --with-weights belongs to"
+        )
+    if output is None:
+        _check(scene, labels, _numbers(bands), nodata, aoi, with_weights, quiet)
+        return
+    index = write_chips(
+        scene,
+        labels,
+        output,
+        gsd_m=gsd,
+        chip_size=chip_size,
+        overlap=overlap,
+        bands=_numbers(bands),
+        nodata=nodata,
+        aoi=aoi,
+        class_column=class_field,
+        validation_share=validation_share,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+    if not quiet:
+        trains = int((index["split"] == TRAIN).sum())
+        print(
+            f"{trains:,} chips to train and {len(index) - trains:,} to validate on, "
+            f"{index['labels'].sum():,} labels, {output}"
+        )
+
+
+@app.command()
 def evaluate(
     predicted: Annotated[Path, typer.Argument(help="Footprint layer.")],
     truth: Annotated[Path, typer.Argument(help="True buildings.")],
@@ -538,6 +615,27 @@ def info(
     from footprints.describe import describe
 
     print(describe(path))
+
+
+def _check(
+    scene: str,
+    labels: Path,
+    bands: list[int] | None,
+    nodata: float | None,
+    aoi: Path | None,
+    with_weights: bool,
+    quiet: bool,
+) -> None:
+    """Print what is wrong with labels, with what the weights that ship find if asked for."""
+    from footprints.data.faults import check_labels
+
+    found = None
+    if with_weights:
+        from footprints.data.labels import list_images
+        from footprints.pipeline import predict as run
+
+        found = run(list_images(scene), bands=bands, nodata=nodata, progress=not quiet)
+    print(check_labels(scene, labels, bands=bands, nodata=nodata, aoi=aoi, found=found))
 
 
 def _print_sum(layer: GeoDataFrame, output: str, start: float, things: str) -> None:

@@ -48,6 +48,11 @@ def _with_text_keys(given: object) -> object:
     }
 
 
+def _as_list(given: object) -> object:
+    """One name as a list of one."""
+    return (given,) if isinstance(given, str) else given
+
+
 ClassMap = Annotated[dict[str, str | None], BeforeValidator(_with_text_keys)]
 """Values of a column, as text, to names of classes. Empty values are the key ``""``, or null in
 YAML. What is mapped to None belongs to no class: what stands there is unknown."""
@@ -303,16 +308,22 @@ class ModelConfig(Settings):
 class SceneConfig(Settings):
     """A scene, or a set of small images, with its labels."""
 
-    images: tuple[str, ...]
-    """Raster files; ``*`` and ``?`` are expanded."""
-    labels: str
-    """Polygons of the buildings."""
+    images: Annotated[tuple[str, ...], BeforeValidator(_as_list)]
+    """Raster files and folders, one or a list; ``*`` and ``?`` are expanded. With ``coco`` the
+    folders of the images that it names."""
+    labels: str | None = None
+    """Polygons of the buildings; or a folder with a GeoJSON for each image, as SpaceNet has them,
+    found by what the file names have in common."""
+    coco: str | None = None
+    """COCO annotations instead, a JSON file of instances; images may lack a georeference then, and
+    are used at their own pixels."""
     image_field: str | None = None
     """Column of the labels that names the image they belong to; None goes by position."""
     class_field: str | None = None
     """Column of the labels with the class; None takes all as the first class."""
     class_map: ClassMap = {}
-    """Values of that column to the model's classes, where they are not the names themselves. What
+    """Values of that column, with ``coco`` the names of its categories, to the model's classes,
+    where they are not the names themselves. What
     is mapped to null, and empty values unless they are mapped, are left out of the labels; their
     ground is without labels then, not background."""
     aoi: str | None = None
@@ -328,8 +339,18 @@ class SceneConfig(Settings):
 
     @model_validator(mode="after")
     def _maps_a_column(self) -> Self:
-        if self.class_map and self.class_field is None:
+        if self.class_map and self.class_field is None and self.coco is None:
             raise ValueError("class_map maps the values of class_field; name that column")
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_kind_of_labels(self) -> Self:
+        if (self.labels is None) == (self.coco is None):
+            raise ValueError(
+                f"name either labels or coco, got labels {self.labels} and coco {self.coco}"
+            )
+        if self.coco is not None and (self.image_field or self.class_field):
+            raise ValueError("coco says image and class itself; leave out image_field, class_field")
         return self
 
 

@@ -15,6 +15,8 @@ Pixels = Annotated[
     ),
 ]
 
+Bands = Annotated[str | None, typer.Option(help="Bands to read, from 1, e.g. 3,2,1 or 1,1,1.")]
+Nodata = Annotated[float | None, typer.Option(help="Value of pixels without data.")]
 Output = Annotated[
     str,
     typer.Option(

@@ -23,7 +23,13 @@ from footprints.config import (
     parse_config,
 )
 from footprints.data.augment import Augmentation
-from footprints.data.dataset import TrainingChips, TrainingSource, ValidationChips
+from footprints.data.coco import CocoScene, read_coco_scene
+from footprints.data.dataset import (
+    TrainingChips,
+    TrainingSource,
+    ValidationChips,
+    check_bands,
+)
 from footprints.data.labels import LabelledImage, TrainingScene, read_training_scene
 from footprints.data.split import Split, split_by_place
 from footprints.errors import TrainingError
@@ -32,7 +38,6 @@ from footprints.model.checkpoint import read_info, start_from
 from footprints.model.detector import DEFAULT_WEIGHTS
 from footprints.model.mask_rcnn import MaskRCNN
 from footprints.raster.scaling import measure_value_range
-from footprints.raster.source import open_scene
 from footprints.vector.read import read_layer
 
 CHECKPOINT, WEIGHTS, CONFIG, METRICS = (
@@ -69,10 +74,7 @@ def prepare(config: RunConfig) -> Prepared:
         TrainingError: There is nothing to learn from, or the scenes differ in their pixel type.
         RasterError, LayerError: A scene or its labels cannot be read.
     """
-    scenes = [
-        read_training_scene(_scene(s, config), classes=config.model.classes)
-        for s in config.data.scenes
-    ]
+    scenes = [_read_scene(scene, config) for scene in config.data.scenes]
     split = _split(scenes, config)
     spec = _input_spec(scenes, config)
     chips = TrainingChips(
@@ -118,17 +120,32 @@ def _merge(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _scene(scene: SceneConfig, config: RunConfig) -> TrainingScene:
-    return TrainingScene(
-        images=[_path(image, config.data) for image in scene.images],
+def _read_scene(scene: SceneConfig, config: RunConfig) -> list[LabelledImage]:
+    """The images of a scene with their labels, of whichever kind."""
+    images = [_path(image, config.data) for image in scene.images]
+    aoi = None if scene.aoi is None else _path(scene.aoi, config.data)
+    if scene.labels is None:
+        assert scene.coco is not None, "a scene has one of the two"
+        coco = CocoScene(
+            images=images,
+            annotations=_path(scene.coco, config.data),
+            aoi=aoi,
+            class_map=scene.class_map,
+            bands=scene.bands,
+            nodata=scene.nodata,
+        )
+        return read_coco_scene(coco, classes=config.model.classes)
+    vector = TrainingScene(
+        images=images,
         labels=_path(scene.labels, config.data),
-        aoi=None if scene.aoi is None else _path(scene.aoi, config.data),
+        aoi=aoi,
         image_column=scene.image_field,
         class_column=scene.class_field,
         class_map=scene.class_map,
         bands=scene.bands,
         nodata=scene.nodata,
     )
+    return read_training_scene(vector, classes=config.model.classes)
 
 
 def _path(path: str, data: DataConfig) -> Path:
@@ -155,6 +172,7 @@ def _split(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) -> Spli
 
 def _input_spec(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) -> InputSpec:
     """What chips look like: one pixel type, range and scaling for all scenes."""
+    check_bands([image for images in scenes for image in images])
     types = {image.dtype: image.path for images in scenes for image in images}
     if len(types) > 1:
         named = ", ".join(f"{dtype} ({path})" for dtype, path in types.items())
@@ -163,7 +181,7 @@ def _input_spec(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) ->
     for images in scenes:
         step = max(1, len(images) // _IMAGES_MEASURED)
         for image in images[::step]:
-            with open_scene(image.path, bands=image.bands, nodata=image.nodata) as scene:
+            with image.open() as scene:
                 ranges.append(measure_value_range(scene))
     value_range = tuple(
         (min(low for low, _ in band), max(high for _, high in band))

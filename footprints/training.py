@@ -268,7 +268,7 @@ def _provenance(config: RunConfig) -> dict[str, Any]:
     """What the weights say of their training."""
     return {
         "data": [
-            {"images": list(s.images), "labels": s.labels, "attribution": s.attribution}
+            {"images": list(s.images), "labels": s.labels or s.coco, "attribution": s.attribution}
             for s in config.data.scenes
         ],
         "seed": config.train.seed,

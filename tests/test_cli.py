@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from affine import Affine
-from labelled_scenes import write_image
+from labelled_scenes import make_scene, write_image
 from matplotlib.image import imread
 from safetensors.numpy import save_file
 from shapely import box
@@ -27,6 +28,7 @@ from footprints.vector.layer import check_layer
 from footprints.vector.read import read_layer
 
 UTM = "EPSG:32645"
+LATTICE = [(x, y) for x in range(5, 280, 30) for y in range(5, 180, 30)]
 NORTH_UP = Affine(0.3, 0, 350_000, 0, -0.3, 3_057_000)
 SPEC = InputSpec(
     bands=3,
@@ -36,6 +38,58 @@ SPEC = InputSpec(
     chip_size=256,
     multiple=32,
 )
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> tuple[str, str]:
+    """A scene and its labels."""
+    scene = make_scene(tmp_path, [box(x, y, x + 14, y + 9) for x, y in LATTICE], name="town")
+    return str(scene.images), str(scene.labels)
+
+
+def test_chip_writes_a_folder_and_one_line(labelled: tuple[str, str], tmp_path: Path) -> None:
+    options = ["-o", str(tmp_path / "chips"), "--chip-size", "64", "--gsd", "0.6", "--bands", "1"]
+    result = CliRunner().invoke(app, ["chip", *labelled, *options])
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^\d+ chips to train and \d+ to validate on, \d+ labels, ", result.stdout)
+    names = sorted(path.name for path in (tmp_path / "chips").iterdir())
+    assert names == ["annotations.json", "chips.gpkg", "images", "labels", "validation.gpkg"]
+
+
+def test_chip_says_in_one_line_what_is_wrong(labelled: tuple[str, str], tmp_path: Path) -> None:
+    options = ["-o", str(tmp_path / "chips"), "--overlap", "600", "--validation-share", "0"]
+    result = CliRunner().invoke(app, ["chip", *labelled, *options])
+    assert result.exit_code == 1
+    assert result.stderr.startswith(
+        "footprints: overlap must be in [0, chip size), got overlap 600"
+    )
+    assert not (tmp_path / "chips").exists()
+
+
+def test_chip_checks_labels_and_writes_nothing(labelled: tuple[str, str], tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    result = CliRunner().invoke(app, ["chip", *labelled, "--check"])
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[:2] == [f"{len(LATTICE)} labels", "0 lie on no image"]
+    assert lines[-1].startswith("shift against the imagery")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.slow
+def test_chip_looks_for_buildings_without_labels(labelled: tuple[str, str]) -> None:
+    result = CliRunner().invoke(app, ["chip", *labelled, "--check", "--with-weights", "-q"])
+    assert result.exit_code == 0, result.output
+    assert "areas look built up but have no labels" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--check", "-o", "x"], ["-o", "x", "--with-weights"]], ids=" ".join
+)
+def test_chip_writes_or_checks(labelled: tuple[str, str], options: list[str]) -> None:
+    result = CliRunner().invoke(app, ["chip", *labelled, *options])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("footprints: chip takes either a folder to write, -o DIR, or")
 
 
 @pytest.fixture(scope="module")

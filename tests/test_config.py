@@ -141,6 +141,16 @@ def test_a_class_map_takes_text_codes_and_null_and_reads_as_itself(write):
             SCENE % "{villa: 3}", r"class_map\.villa: .*valid string, got 3$", id="to a number"
         ),
         pytest.param(
+            SCENE.replace("labels: ", "coco: a.json, labels: ") % "{}",
+            r"data\.scenes\.0: name either labels or coco, got labels .* and coco a\.json$",
+            id="two kinds of labels",
+        ),
+        pytest.param(
+            SCENE.replace("labels: ", "coco: ") % "{}",
+            r"data\.scenes\.0: coco says image and class itself; leave out image_field",
+            id="a column of COCO annotations",
+        ),
+        pytest.param(
             SCENE.replace("class_field: kind, ", "") % "{villa: house}",
             r"data\.scenes\.0: class_map maps the values of class_field; name that column$",
             id="of no column",

@@ -3,6 +3,7 @@
 import csv
 import errno
 import itertools
+import json
 import math
 import os
 import signal
@@ -19,7 +20,7 @@ import pytest
 import rasterio
 import shapely
 import torch
-from labelled_scenes import make_scene
+from labelled_scenes import make_scene, paint, write_image
 from safetensors.torch import load_file
 from tiny_network import tiny_config, tiny_network
 from tiny_run import SIDE, write_tiny_run
@@ -99,6 +100,36 @@ def test_weights_say_how_they_were_trained_and_predict(run, scene):
         scene / "scene.tif", detector=detector, chip_size=64, overlap=32, progress=False
     )
     assert "confidence" in layer.columns
+
+
+@pytest.mark.slow
+def test_a_run_trains_on_coco_annotations_of_photographs(config_file, tmp_path):
+    content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "house"}]}
+    for number in range(4):
+        write_image(tmp_path / f"{number}.tif", paint([shapely.box(9, 9, 40, 30)], 64, 64))
+        image = {"id": number, "file_name": f"{number}.tif", "width": 64, "height": 64}
+        ring = [9, 9, 40, 9, 40, 30, 9, 30]
+        content["images"].append(image)
+        content["annotations"].append(
+            {"id": number, "image_id": number, "category_id": 1, "segmentation": [ring]}
+        )
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    scene = "{images: ., coco: annotations.json, class_map: {house: building}}"
+    changes = [f"data.root={tmp_path}", f"data.scenes=[{scene}]", "data.validation_share=0"]
+    config = load_config(config_file, [*changes, "train.epochs=1"])
+    weights = train(config, tmp_path / "run", progress=False)
+    assert read_info(weights).training["data"][0]["labels"] == "annotations.json"
+    (row,) = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert float(row["loss_mask"]) > 0
+
+
+def test_scenes_of_different_band_counts_are_named(config_file, tmp_path):
+    make_scene(tmp_path, [shapely.box(9, 9, 40, 30)], name="three")
+    make_scene(tmp_path, [shapely.box(9, 9, 40, 30)], name="one", bands=1)
+    scenes = ", ".join(f"{{images: {n}.tif, labels: {n}.gpkg}}" for n in ("three", "one"))
+    changes = [f"data.root={tmp_path}", f"data.scenes=[{scenes}]", "data.validation_share=0"]
+    with pytest.raises(TrainingError, match=r"bands: 3 \(.*three\.tif\), 1 \(.*one\.tif\); choose"):
+        train(load_config(config_file, changes), tmp_path / "run", progress=False)
 
 
 @pytest.mark.slow

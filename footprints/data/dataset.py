@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from footprints.chip import ChipGrid, Window
+from footprints.chip import Window
 from footprints.data.augment import LEVEL, Augmentation, Range, Tilt, jitter_colours
-from footprints.data.labels import LEFT_OUT, LabelledImage, window_box
+from footprints.data.labels import LEFT_OUT, LabelledImage
 from footprints.data.split import Block, TrainingImage
-from footprints.data.targets import Cut, Sample, make_sample
+from footprints.data.targets import Cut, Sample, make_sample, tile_window
 from footprints.errors import TrainingError
 from footprints.model.processes import rank_and_count
-from footprints.raster.source import Scene, open_scene
+from footprints.raster.source import Scene
 from footprints.vector.affine import apply_affine
 
 ATTEMPTS = 32
@@ -136,7 +136,7 @@ class ImageReader:
         if image.path not in self._open:
             if len(self._open) >= self._keep_open:
                 self._open.popitem(last=False)[1].close()
-            self._open[image.path] = open_scene(image.path, bands=image.bands, nodata=image.nodata)
+            self._open[image.path] = image.open()
         self._open.move_to_end(image.path)
         return self._open[image.path]
 
@@ -294,8 +294,8 @@ class ValidationChips(Dataset[Sample]):
             multiple: Chips of smaller blocks are filled up to a multiple of this with invalid
                 pixels.
         """
-        cuts = [cut for block in blocks for cut in _tile_block(block, chip_size, gsd_m)]
-        self.cuts = [cut for cut in cuts if _meets_area(cut.image, cut.window)]
+        cuts = [cut for block in blocks for cut in tile_window(*block, chip_size, gsd_m)]
+        self.cuts = [cut for cut in cuts if cut.image.is_labelled(cut.window)]
         self._multiple = multiple
         self._read = ImageReader()
 
@@ -351,7 +351,12 @@ class ShareSampler(Sampler[int]):
 def _check_sources(sources: Sequence[TrainingSource]) -> None:
     if not sources:
         raise TrainingError("all ground is held out; leave some for training")
-    counts = {t.image.count: t.image.path for source in sources for t in source.images}
+    check_bands([t.image for source in sources for t in source.images])
+
+
+def check_bands(images: Sequence[LabelledImage]) -> None:
+    """Raise TrainingError, with the counts, where images differ in their number of bands."""
+    counts = {image.count: image.path for image in images}
     if len(counts) > 1:
         named = ", ".join(f"{count} ({path})" for count, path in counts.items())
         raise TrainingError(f"images differ in their number of bands: {named}; choose with bands")
@@ -414,32 +419,6 @@ def _has_labels(image: LabelledImage, window: Window) -> bool:
     """Whether labels are complete at the centre of a window."""
     x, y = window.x + window.width / 2, window.y + window.height / 2
     return image.aoi is None or bool(shapely.intersects_xy(image.aoi, x, y))
-
-
-def _meets_area(image: LabelledImage, window: Window) -> bool:
-    """Whether labels are complete anywhere in a window."""
-    return image.aoi is None or bool(image.aoi.intersects(window_box(window)))
-
-
-def _tile_block(block: Block, chip_size: int, gsd_m: float | None) -> list[Cut]:
-    """Cover a block with chips that stay inside it; the last row and column move inwards."""
-    image, (x0, y0, block_width, block_height) = block
-    scale_x, scale_y = image.scale(gsd_m)
-    grid = ChipGrid(
-        height=max(1, int(block_height / scale_y)),
-        width=max(1, int(block_width / scale_x)),
-        size=chip_size,
-        overlap=0,
-    )
-    return [
-        Cut(
-            image,
-            Window(x0 + x * scale_x, y0 + y * scale_y, width * scale_x, height * scale_y),
-            int(height),
-            int(width),
-        )
-        for x, y, width, height in grid
-    ]
 
 
 def _limits(dtype: str) -> Range | None:

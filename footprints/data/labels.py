@@ -10,15 +10,16 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
 from footprints.chip import Window
+from footprints.data.pairs import IMAGE, read_pairs
 from footprints.errors import LabelWarning, LayerError, RasterError
-from footprints.raster.source import open_scene
+from footprints.raster.source import Scene, open_scene
 from footprints.vector.affine import apply_affine
 from footprints.vector.classes import count_values, read_classes, require_column
 from footprints.vector.read import read_layer
@@ -40,12 +41,13 @@ class TrainingScene:
     images: str | Path | Sequence[str | Path]
     """A raster, a folder of rasters, a pattern such as ``images/*.tif``, or a list of rasters."""
     labels: str | Path
-    """Polygon layer of the buildings on all of the images."""
+    """Polygon layer of the buildings on all of the images; or a folder with a GeoJSON for each
+    image, as SpaceNet has them (`footprints.data.pairs`)."""
     aoi: str | Path | None = None
     """Polygon layer of the areas in which labels are complete; None: everywhere."""
     image_column: str | None = None
     """Column of ``labels`` that names the image file of each polygon; None: every polygon counts
-    on every image under it."""
+    on every image under it. Of a folder each file belongs to its own image."""
     class_column: str | None = None
     """Column of ``labels`` with the class; None: all are of the first class."""
     class_map: Mapping[str, str | None] = field(default_factory=dict)
@@ -54,6 +56,18 @@ class TrainingScene:
     """1-based bands to read, in order; None: as the raster has them."""
     nodata: float | None = None
     """Overrides the raster's nodata value."""
+
+
+class ImageOptions(Protocol):
+    """How the images of a scene are read."""
+
+    @property
+    def bands(self) -> tuple[int, ...] | None:
+        """1-based bands, in order; None: as the raster has them."""
+
+    @property
+    def nodata(self) -> float | None:
+        """Overrides the raster's nodata value."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,17 +85,26 @@ class LabelledImage:
     height: int
     gsd_m: tuple[float, float] | None
     """Metres per raster pixel along x and y; None where the CRS has no metres."""
-    crs: CRS
+    crs: CRS | None
+    """None for an image that does not say where it lies."""
     transform: Affine
-    """Raster pixels to CRS units."""
+    """Raster pixels to CRS units; identity without a CRS."""
     polygons: NDArray[np.object_]
-    """(n,) valid Polygons in raster pixels; they may reach beyond the image."""
+    """(n,) valid Polygons and MultiPolygons in raster pixels; they may reach beyond the image."""
     labels: NDArray[np.int64]
     """(n,) 0-based class of each polygon, or `LEFT_OUT`."""
     tree: shapely.STRtree
     """Over ``polygons``."""
     aoi: shapely.Geometry | None
     """Where labels are complete, in raster pixels; None: everywhere."""
+
+    def open(self) -> Scene:
+        """Open the raster, with the bands and the nodata value it is to be read with.
+
+        Raises:
+            RasterError: It is missing or unreadable by now.
+        """
+        return open_scene(self.path, bands=self.bands, nodata=self.nodata, pixels=self.crs is None)
 
     @property
     def footprint(self) -> shapely.Polygon:
@@ -97,6 +120,10 @@ class LabelledImage:
         if gsd_m is None or self.gsd_m is None:
             return 1.0, 1.0
         return gsd_m / self.gsd_m[0], gsd_m / self.gsd_m[1]
+
+    def is_labelled(self, window: Window) -> bool:
+        """Whether labels are complete anywhere in a window in raster pixels."""
+        return self.aoi is None or bool(self.aoi.intersects(window_box(window)))
 
     def has_buildings(self, area: shapely.Polygon) -> bool:
         """Whether any label that is not left out meets an area in raster pixels."""
@@ -157,43 +184,73 @@ def read_training_scene(
     Warns:
         LabelWarning: Labels were repaired or reprojected, have no class, or lie on no image.
     """
-    frame = read_layer(scene.labels, allow_empty=False)
-    label_of_row = _class_indices(frame, scene, classes)
-    layers = _Reprojected(frame, str(scene.labels))
-    areas = None if scene.aoi is None else _Reprojected(read_layer(scene.aoi), str(scene.aoi))
+    name, paths = str(scene.labels), list_images(scene.images)
+    image_column: str | None
+    if Path(scene.labels).is_dir():
+        frame, image_column = read_pairs(scene.labels, paths), IMAGE
+    else:
+        frame, image_column = read_layer(scene.labels, allow_empty=False), scene.image_column
+    if image_column is not None:
+        require_column(frame, image_column, name=name)
+    label_of_row = class_indices(frame, scene.class_column, scene.class_map, classes, name=name)
+    layers = ReprojectedLayer(frame, name)
+    areas = read_areas(scene.aoi)
     images, used = [], np.zeros(len(frame), dtype=bool)
-    for path in list_images(scene.images):
-        image, rows = _read_image(path, scene, layers, areas, label_of_row)
-        images.append(image)
+    for path in paths:
+        with open_scene(path, bands=scene.bands, nodata=scene.nodata) as raster:
+            rows, polygons = layers.on(raster)
+            if image_column is not None:
+                names = frame[image_column].to_numpy()[rows]
+                own = np.isin(names, [Path(path).name, Path(path).stem])
+                rows, polygons = rows[own], polygons[own]
+            images.append(label_image(raster, scene, polygons, label_of_row[rows], areas))
         used[rows] = True
-    _check_overlap(images, frame, str(scene.labels), used)
-    if areas is not None and all(image.aoi is None or image.aoi.is_empty for image in images):
-        raise LayerError(
-            f"area of interest {scene.aoi} lies beside {images[0].path}"
-            f"{' and all other images' if len(images) > 1 else ''}; check both"
-        )
+    _check_overlap(images, frame, name, used)
+    check_areas(images, areas)
     return images
 
 
-class _Reprojected:
+class ReprojectedLayer:
     """A layer in the CRS of whichever image asks, reprojected once per CRS and said once."""
 
     def __init__(self, frame: GeoDataFrame, name: str) -> None:
         self.frame = frame
-        self._name = name
+        self.name = name
         self._by_crs: dict[str, tuple[NDArray[np.object_], shapely.STRtree]] = {}
 
-    def in_crs(self, crs: CRS) -> tuple[NDArray[np.object_], shapely.STRtree]:
+    def on(self, raster: Scene) -> tuple[NDArray[np.int64], NDArray[np.object_]]:
+        """What meets an image.
+
+        Args:
+            raster: The open image.
+
+        Returns:
+            (n,) rows of the layer, ascending, and their polygons in raster pixels.
+
+        Raises:
+            RasterError: The image does not say where it lies.
+        """
+        if raster.crs is None:
+            raise RasterError(
+                f"{raster.path} does not say where it lies, so {self.name} cannot be placed on it; "
+                f"give it a georeference or leave that layer out"
+            )
+        polygons, tree = self._in_crs(raster.crs)
+        outline = to_crs_units(Window(0, 0, raster.width, raster.height), raster.transform)
+        rows = np.sort(tree.query(outline, predicate="intersects"))
+        return rows, apply_affine(polygons[rows], ~raster.transform)
+
+    def _in_crs(self, crs: CRS) -> tuple[NDArray[np.object_], shapely.STRtree]:
         key = crs.to_wkt()
         if key not in self._by_crs:
             geometries = self.frame.geometry
             if geometries.crs != crs:
                 if not self._by_crs:
                     warnings.warn(
-                        f"{self._name} is in {geometries.crs.name} and was reprojected to "
+                        f"{self.name} is in {geometries.crs.name} and was reprojected to "
                         f"{crs.name}, the CRS of its image",
                         LabelWarning,
-                        stacklevel=4,
+                        stacklevel=5,
                     )
                 geometries = geometries.to_crs(crs)
             polygons = geometries.to_numpy()
@@ -201,58 +258,74 @@ class _Reprojected:
         return self._by_crs[key]
 
 
-def _read_image(
-    path: str,
-    scene: TrainingScene,
-    layers: _Reprojected,
-    areas: _Reprojected | None,
-    label_of_row: NDArray[np.int64],
-) -> tuple[LabelledImage, NDArray[np.int64]]:
-    """One image with its labels, and the rows of the layer that these came from."""
-    with open_scene(path, bands=scene.bands, nodata=scene.nodata) as raster:
-        if raster.crs is None:
-            raise RasterError(f"{path} has no CRS, so no label can be placed on it")
-        outline = to_crs_units(Window(0, 0, raster.width, raster.height), raster.transform)
-        polygons, tree = layers.in_crs(raster.crs)
-        rows = np.sort(tree.query(outline, predicate="intersects"))
-        if scene.image_column is not None:
-            names = layers.frame[scene.image_column].to_numpy()[rows]
-            rows = rows[np.isin(names, [Path(path).name, Path(path).stem])]
-        in_pixels = apply_affine(polygons[rows], ~raster.transform)
-        aoi = None
-        if areas is not None:
-            parts, area_tree = areas.in_crs(raster.crs)
-            here = parts[area_tree.query(outline, predicate="intersects")]
-            aoi = shapely.union_all(apply_affine(here, ~raster.transform))
-        image = LabelledImage(
-            path=path,
-            bands=scene.bands,
-            nodata=scene.nodata,
-            count=len(raster.bands),
-            dtype=str(raster.dtype),
-            width=raster.width,
-            height=raster.height,
-            gsd_m=raster.gsd_m(),
-            crs=raster.crs,
-            transform=raster.transform,
-            polygons=in_pixels,
-            labels=label_of_row[rows],
-            tree=shapely.STRtree(in_pixels),
-            aoi=aoi,
-        )
-    return image, rows
+def read_areas(path: str | Path | None) -> ReprojectedLayer | None:
+    """An area of interest, where there is one; errors as `read_layer`."""
+    return None if path is None else ReprojectedLayer(read_layer(path), str(path))
 
 
-def _class_indices(
-    frame: GeoDataFrame, scene: TrainingScene, classes: Sequence[str]
+def label_image(
+    raster: Scene,
+    scene: ImageOptions,
+    polygons: NDArray[np.object_],
+    labels: NDArray[np.int64],
+    areas: ReprojectedLayer | None,
+) -> LabelledImage:
+    """An open image with its labels.
+
+    Args:
+        raster: The image.
+        scene: Where it belongs.
+        polygons: (n,) Polygons and MultiPolygons in raster pixels.
+        labels: (n,) class of each, or `LEFT_OUT`.
+        areas: Where labels are complete; None: everywhere.
+
+    Raises:
+        RasterError: There are areas, and the image does not say where it lies.
+    """
+    aoi = None
+    if areas is not None:
+        aoi = shapely.union_all(areas.on(raster)[1])
+    return LabelledImage(
+        path=raster.path,
+        bands=scene.bands,
+        nodata=scene.nodata,
+        count=len(raster.bands),
+        dtype=str(raster.dtype),
+        width=raster.width,
+        height=raster.height,
+        gsd_m=raster.gsd_m(),
+        crs=raster.crs,
+        transform=raster.transform,
+        polygons=polygons,
+        labels=labels,
+        tree=shapely.STRtree(polygons),
+        aoi=aoi,
+    )
+
+
+def class_indices(
+    frame: GeoDataFrame,
+    column: str | None,
+    class_map: Mapping[str, str | None],
+    classes: Sequence[str],
+    *,
+    name: str,
 ) -> NDArray[np.int64]:
-    """(n,) class index of each row of the layer."""
-    name, column = str(scene.labels), scene.class_column
-    if scene.image_column is not None:
-        require_column(frame, scene.image_column, name=name)
+    """(n,) class index of each row of a layer, or `LEFT_OUT`.
+
+    Args:
+        frame: The layer.
+        column: Column with the class; None: all are of the first class.
+        class_map: Its values to class names, or to None.
+        classes: Class names, in the order of the indices.
+        name: What messages call the layer.
+
+    Raises:
+        LayerError: The column is missing, names an unknown class, or leaves out every row.
+    """
     if column is None:
         return np.zeros(len(frame), dtype=np.int64)
-    found = read_classes(frame, column, scene.class_map, name=name)
+    found = read_classes(frame, column, class_map, name=name)
     index: dict[str | None, int] = {class_: i for i, class_ in enumerate(classes)}
     unknown = [class_ for class_ in found if class_ is not None and class_ not in index]
     if unknown:
@@ -269,12 +342,22 @@ def _class_indices(
     return labels
 
 
+def check_areas(images: Sequence[LabelledImage], areas: ReprojectedLayer | None) -> None:
+    """Raise LayerError where an area of interest lies beside every image."""
+    if areas is not None and all(image.aoi is None or image.aoi.is_empty for image in images):
+        raise LayerError(
+            f"area of interest {areas.name} lies beside {images[0].path}"
+            f"{' and all other images' if len(images) > 1 else ''}; check both"
+        )
+
+
 def _check_overlap(
     images: list[LabelledImage], frame: GeoDataFrame, name: str, used: NDArray[np.bool_]
 ) -> None:
     """Labels that lie on no image are an error if they all do, a warning if most do."""
     if not used.any():
         first = images[0]
+        assert first.crs is not None, "the labels were placed on it"
         others = f" or the {len(images) - 1} other images" if len(images) > 1 else ""
         raise LayerError(
             f"no label of {name} lies on {first.path}{others}: in {first.crs.name}, labels cover "

@@ -43,7 +43,7 @@ class Block(NamedTuple):
 
     @property
     def outline(self) -> shapely.Polygon:
-        """In CRS units."""
+        """In CRS units, or raster pixels of an image without CRS."""
         return to_crs_units(self.window, self.image.transform)
 
 
@@ -127,11 +127,11 @@ def split_by_place(
                 f"too little ground to validate on a share of {validation_share}: that takes an "
                 f"image two chips of {chip_size} px wide and high, or several images apart, beside "
                 f"the holdout; name polygons to validate on (data.validation), or set a smaller "
-                f"data.chip_size or data.validation_share=0"
+                f"chip size, or the validation share to 0"
             )
     kept = _Ground(
         [*held_out.shapes, *(block.outline for block in blocks)],
-        [*held_out.crs, *(block.image.crs for block in blocks)],
+        [*held_out.frames, *(block.image.crs or block.image.path for block in blocks)],
     )
     training = [
         [part for image in images if (part := _free_part(image, kept, buffer(image))) is not None]
@@ -203,7 +203,12 @@ def _tile(image: LabelledImage, rows: int, columns: int) -> list[Window]:
 
 
 def _cell(image: LabelledImage, cell_m: float) -> tuple[object, ...]:
-    """The cell of a coarse grid over the CRS in which an image's centre lies."""
+    """The cell of a coarse grid over the CRS in which an image's centre lies.
+
+    An image that does not say where it lies has one to itself.
+    """
+    if image.crs is None:
+        return (image.path,)
     per_metre = 1.0
     if image.gsd_m is not None:
         # CRS units per metre: what a raster pixel measures in either. Rounded, because it differs
@@ -252,13 +257,20 @@ def _count_buildings(group: Sequence[Block]) -> int:
 
 
 class _Ground:
-    """Areas on the ground, each in its own CRS, to be found on any image."""
+    """Areas on the ground, each in its own CRS, to be found on any image.
 
-    def __init__(self, shapes: Sequence[shapely.Geometry], crs: Sequence[CRS]) -> None:
+    Those of an image without CRS are in its pixels, have its path for a CRS, and are on it alone.
+    """
+
+    def __init__(self, shapes: Sequence[shapely.Geometry], frames: Sequence[CRS | str]) -> None:
         self.shapes = shapes
-        self.crs = crs
-        globe = [_on_globe(shape, system) for shape, system in zip(shapes, crs, strict=True)]
-        self._tree = shapely.STRtree(globe)
+        self.frames = frames
+        self._placed = [
+            (shape, frame)
+            for shape, frame in zip(shapes, frames, strict=True)
+            if not isinstance(frame, str)
+        ]
+        self._tree = shapely.STRtree([_on_globe(shape, crs) for shape, crs in self._placed])
 
     @classmethod
     def of_layer(cls, layer: GeoDataFrame | None) -> _Ground:
@@ -304,10 +316,16 @@ class _Ground:
 
     def _parts(self, image: LabelledImage) -> list[shapely.Geometry]:
         """The areas near an image, in raster pixels."""
+        if image.crs is None:
+            return [
+                shape
+                for shape, frame in zip(self.shapes, self.frames, strict=True)
+                if isinstance(frame, str) and frame == image.path
+            ]
         near = np.sort(self._tree.query(_on_globe(image.footprint, image.crs)))
         parts = []
         for index in near:
-            shape, crs = self.shapes[index], self.crs[index]
+            shape, crs = self._placed[index]
             if crs != image.crs:
                 # An edge that is straight in one CRS bends in another.
                 dense = shapely.segmentize(shape, shape.length / 64)

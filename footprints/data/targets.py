@@ -19,7 +19,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.features import geometry_mask
 
-from footprints.chip import Window
+from footprints.chip import ChipGrid, Window
 from footprints.data.augment import LEVEL, UPRIGHT, Orientation, Tilt
 from footprints.data.labels import LEFT_OUT, LabelledImage, window_box
 from footprints.vector.affine import apply_affine
@@ -115,17 +115,53 @@ class Cut(NamedTuple):
         return slice(self.y, self.y + height), slice(self.x, self.x + width)
 
 
-class _Visible(NamedTuple):
+class Visible(NamedTuple):
     """What a cut shows of the buildings that meet it."""
 
     parts: NDArray[np.object_]
     """(n,) polygons in chip pixels."""
-    whole: NDArray[np.object_]
-    """(n,) the buildings, in chip pixels."""
+    own: NDArray[np.object_]
+    """(n,) MultiPoints in chip pixels: the buildings' vertices. Those on the raster's edge are left
+    out: many labels were cut off there, and what is a corner cannot be told."""
     shares: NDArray[np.float64]
     """(n,) area of the part over that of the building."""
     labels: NDArray[np.int64]
     """(n,)."""
+
+
+def tile_window(
+    image: LabelledImage, window: Window, chip_size: int, gsd_m: float | None, overlap: int = 0
+) -> list[Cut]:
+    """Cover a window with cuts that stay inside it; the last row and column move inwards.
+
+    Args:
+        image: The image.
+        window: In raster pixels.
+        chip_size: Largest side of a cut in chip pixels.
+        gsd_m: Metres per chip pixel; None: as the raster.
+        overlap: Chip pixels that neighbours share, at least.
+
+    Raises:
+        ChipSizeError: Chip size and overlap do not fit together.
+    """
+    scale_x, scale_y = image.scale(gsd_m)
+    grid = ChipGrid(
+        height=max(1, int(window.height / scale_y)),
+        width=max(1, int(window.width / scale_x)),
+        size=chip_size,
+        overlap=overlap,
+    )
+    return [
+        Cut(
+            image,
+            Window(
+                window.x + x * scale_x, window.y + y * scale_y, width * scale_x, height * scale_y
+            ),
+            int(height),
+            int(width),
+        )
+        for x, y, width, height in grid
+    ]
 
 
 def make_sample(cuts: Sequence[Cut], read: Read, height: int, width: int) -> Sample:
@@ -153,11 +189,11 @@ def make_sample(cuts: Sequence[Cut], read: Read, height: int, width: int) -> Sam
             labelled[rows, columns] = _covered(cut.image.aoi, cut, (height, width))[rows, columns]
     labelled &= valid
     pixels *= valid
-    visible = [_visible_parts(cut) for cut in cuts]
-    parts, whole, shares, labels = (np.concatenate(column) for column in zip(*visible, strict=True))
+    visible = [visible_parts(cut) for cut in cuts]
+    parts, own, shares, labels = (np.concatenate(column) for column in zip(*visible, strict=True))
     boxes = shapely.bounds(parts).reshape(-1, 4)
     narrow = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) < MIN_SIDE_PX
-    hidden = _share_inside(labelled, boxes) < MIN_LABELLED_SHARE
+    hidden = share_inside(labelled, boxes) < MIN_LABELLED_SHARE
     kept = (shares >= MIN_VISIBLE_SHARE) & ~narrow & ~hidden & (labels != LEFT_OUT)
     for x_min, y_min, x_max, y_max in boxes[~kept]:
         rows, columns = _pixels_touched(y_min, y_max), _pixels_touched(x_min, x_max)
@@ -171,7 +207,7 @@ def make_sample(cuts: Sequence[Cut], read: Read, height: int, width: int) -> Sam
         labels=labels[kept],
         masks=masks,
         mask_boxes=mask_boxes,
-        keypoints=find_corners(parts[kept], whole[kept], boxes[kept]),
+        keypoints=find_corners(parts[kept], own[kept], boxes[kept]),
         origin=", ".join(
             f"{cut.image.path} at column {cut.window.x:.0f}, row {cut.window.y:.0f}" for cut in cuts
         ),
@@ -194,18 +230,20 @@ def rasterize_targets(
 
 
 def find_corners(
-    parts: NDArray[np.object_], whole: NDArray[np.object_], boxes: NDArray[np.float64]
+    parts: NDArray[np.object_], own: NDArray[np.object_], boxes: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Corners (n, 4, 3) of the visible parts (n,) of whole buildings (n,) in boxes (n, 4)."""
+    """Corners (n, 4, 3) of the visible parts (n,) of buildings in boxes (n, 4).
+
+    ``own`` (n,) is any geometries with the buildings' own vertices.
+    """
     corners = boxes[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]
     found = np.zeros((len(parts), 4, 3), dtype=np.float32)
-    for part, building, wanted, keypoints in zip(parts, whole, corners, found, strict=True):
+    for part, building, wanted, keypoints in zip(parts, own, corners, found, strict=True):
         vertices = shapely.get_coordinates(part)
         apart = np.linalg.norm(vertices - wanted[:, None], axis=2)
         keypoints[:, :2] = vertices[apart.argmin(axis=1)]
-        own = shapely.get_coordinates(building)
-        off = np.linalg.norm(own - keypoints[:, None, :2], axis=2).min(axis=1)
-        keypoints[:, 2] = off <= _SAME_PX
+        off = np.linalg.norm(shapely.get_coordinates(building) - keypoints[:, None, :2], axis=2)
+        keypoints[:, 2] = off.min(axis=1, initial=np.inf) <= _SAME_PX
     return found
 
 
@@ -238,7 +276,7 @@ def _nearest(start: float, length: float, count: int) -> tuple[int, NDArray[np.i
     return first, points.astype(np.intp)
 
 
-def _visible_parts(cut: Cut) -> _Visible:
+def visible_parts(cut: Cut) -> Visible:
     """The labels that a cut shows, clipped at the raster's edge and at that of the cut."""
     image, rows = cut.image, np.sort(cut.image.tree.query(window_box(cut.window)))
     whole = image.polygons[rows]
@@ -250,12 +288,24 @@ def _visible_parts(cut: Cut) -> _Visible:
     on_chip = apply_affine(whole, cut.to_chip)
     area = shapely.area(parts)
     seen = area > 0
-    return _Visible(
+    return Visible(
         parts[seen],
-        on_chip[seen],
+        apply_affine(_vertices_inside(whole[seen], image), cut.to_chip),
         area[seen] / shapely.area(on_chip[seen]),
         image.labels[rows[seen]],
     )
+
+
+def _vertices_inside(polygons: NDArray[np.object_], image: LabelledImage) -> NDArray[np.object_]:
+    """(n,) MultiPoints of the vertices that lie inside an image, not on its edge."""
+    points, owner = shapely.get_coordinates(polygons, return_index=True)
+    size = np.array([image.width, image.height])
+    inside = ((points > _SAME_PX) & (points < size - _SAME_PX)).all(axis=1)
+    vertices = np.full(len(polygons), shapely.MultiPoint(), dtype=object)
+    found: NDArray[np.object_] = shapely.multipoints(
+        shapely.points(points[inside]), indices=owner[inside], out=vertices
+    )
+    return found
 
 
 def _covered(area: shapely.Geometry, cut: Cut, shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -268,8 +318,8 @@ def _covered(area: shapely.Geometry, cut: Cut, shape: tuple[int, int]) -> NDArra
     return inside
 
 
-def _share_inside(mask: NDArray[np.bool_], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n,) share of the pixels that each box touches for which the mask holds."""
+def share_inside(mask: NDArray[np.bool_], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) share of the pixels that each box (n, 4) touches for which a mask holds."""
     if mask.all():
         return np.ones(len(boxes))
     sums = np.pad(mask.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))

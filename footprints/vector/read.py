@@ -62,6 +62,18 @@ def read_layer(
         LayerError: The file is missing, unreadable or ambiguous, holds lines or points, or lacks
             what ``needs_crs`` and ``allow_empty`` ask for.
     """
+    frame = read_features(path, layer=layer, needs_crs=needs_crs)
+    return clean_polygons(frame, name=str(path), allow_empty=allow_empty)
+
+
+def read_features(
+    path: str | Path, *, layer: str | None = None, needs_crs: bool = True
+) -> GeoDataFrame:
+    """Read a layer as it is stored, with lines, points and faults; arguments as `read_layer`.
+
+    Raises:
+        LayerError: The file is missing, unreadable or ambiguous, or lacks a CRS it needs.
+    """
     if not (Path(path).exists() or _is_address(str(path))):
         raise LayerError(f"vector file not found: {path}")
     try:
@@ -86,13 +98,12 @@ def read_layer(
             f"{path} has no coordinate reference system; assign the right one, "
             f"for instance with ogr2ogr -a_srs EPSG:4326 fixed.gpkg {path}"
         )
-    polygons = clean_polygons(frame, name=str(path))
-    if polygons.empty and not allow_empty:
-        raise LayerError(f"{path} holds no polygon; give a layer with at least one")
-    return polygons
+    return frame
 
 
-def clean_polygons(layer: GeoDataFrame, *, name: str = "layer") -> GeoDataFrame:
+def clean_polygons(
+    layer: GeoDataFrame, *, name: str = "layer", allow_empty: bool = True, explode: bool = True
+) -> GeoDataFrame:
     """Make a layer one valid two-dimensional Polygon a row.
 
     Features without geometry are dropped, multipolygons become one row a part, and invalid
@@ -101,13 +112,16 @@ def clean_polygons(layer: GeoDataFrame, *, name: str = "layer") -> GeoDataFrame:
     Args:
         layer: Polygons and multipolygons, in any CRS or none.
         name: What messages call the layer.
+        allow_empty: Accept that no polygon is left.
+        explode: False leaves multipolygons as they are: one object in several parts.
 
     Returns:
         A new layer in the same order with a fresh index and the geometry column ``geometry``;
         parts repeat the columns of their feature.
 
     Raises:
-        LayerError: A geometry is neither a polygon nor a multipolygon.
+        LayerError: A geometry is neither a polygon nor a multipolygon, or there is none where
+            ``allow_empty`` is False.
 
     Warns:
         LabelWarning: Polygons were repaired, or had no geometry or area and were left out; says how
@@ -132,7 +146,11 @@ def clean_polygons(layer: GeoDataFrame, *, name: str = "layer") -> GeoDataFrame:
         },
     )
 
-    parts, owner = shapely.get_parts(geometries[~lost], return_index=True)
+    parts, owner = geometries[~lost], np.arange(len(row) - np.count_nonzero(lost))
+    if explode:
+        parts, owner = shapely.get_parts(parts, return_index=True)
+    if len(parts) == 0 and not allow_empty:
+        raise LayerError(f"{name} holds no polygon; give a layer with at least one")
     columns = layer.drop(columns=layer.geometry.name).iloc[row[~lost][owner]]
     cleaned = GeoDataFrame(columns.reset_index(drop=True), geometry=parts, crs=layer.crs)
     cleaned.attrs = layer.attrs
