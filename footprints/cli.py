@@ -95,7 +95,12 @@ def _options(
 
 @app.command()
 def predict(
-    scenes: Annotated[list[str], typer.Argument(help="Rasters: files or addresses.")],
+    scenes: Annotated[
+        list[str],
+        typer.Argument(
+            help="Rasters: files, addresses, folders, patterns, or a .txt file that lists them."
+        ),
+    ],
     output: Output,
     weights: Annotated[Path | None, typer.Option(help="Weights; default: those that ship.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
@@ -164,6 +169,7 @@ def predict(
     from footprints.model.detector import load_detector
     from footprints.pictures import check_picture, save_overlay
     from footprints.pipeline import predict as run
+    from footprints.raster.listing import list_rasters
 
     read_bands = _numbers(bands)
     if overlay is not None:
@@ -202,7 +208,7 @@ def predict(
     if overlay is not None:
         save_overlay(
             layer,
-            scenes[0],
+            list_rasters(scenes)[0],
             overlay,
             bands=read_bands,
             nodata=nodata,
@@ -631,10 +637,9 @@ def _check(
 
     found = None
     if with_weights:
-        from footprints.data.labels import list_images
         from footprints.pipeline import predict as run
 
-        found = run(list_images(scene), bands=bands, nodata=nodata, progress=not quiet)
+        found = run(scene, bands=bands, nodata=nodata, progress=not quiet)
     print(check_labels(scene, labels, bands=bands, nodata=nodata, aoi=aoi, found=found))
 
 

@@ -29,6 +29,7 @@ from footprints.chip import ChipGrid, Detector
 from footprints.detection import Cover, Looking, cover_scene, detect
 from footprints.errors import ConfigError, OrientationWarning, RasterError, RunError
 from footprints.merging import merge_own_scenes
+from footprints.raster.listing import list_rasters
 from footprints.raster.source import Scene, open_scene
 from footprints.vector.detected import ChipRow, DetectedScene
 from footprints.vector.journal import open_journal
@@ -115,7 +116,8 @@ def predict(
     hidden folder beside ``keep`` or else ``output``, where ``resume`` finds them.
 
     Args:
-        scenes: Rasters: files, or ``https://``, ``s3://`` and ``/vsi...`` addresses.
+        scenes: Rasters: files, or ``https://``, ``s3://`` and ``/vsi...`` addresses; and folders,
+            patterns and lists of them (`footprints.raster.listing.list_rasters`).
         output: Layer to write; its ending names the format, or it is the address of a table in a
             PostGIS database (`footprints.vector.postgis`). None writes nothing.
         keypoints: Point layer to write, of the keypoints of every building; its columns are
@@ -196,7 +198,7 @@ def predict(
     )
     if keep is not None:
         check_run_place(Path(keep), overwrite=overwrite)
-    paths = [scenes] if isinstance(scenes, str | Path) else list(scenes)
+    paths = list_rasters(scenes)
     _check_paths(paths)
     if batch_size < 1:
         raise ConfigError(f"batch size must be at least 1, got {batch_size}")

@@ -606,3 +606,14 @@ def test_a_local_grid_has_no_way_to_the_globe(write, town):
     assert len(predict(site, town)) == len(TOWN)
     with pytest.raises(LayerError, match="no way from site to WGS 84"):
         predict(site, town, out_crs="EPSG:4326")
+
+
+def test_a_folder_stands_for_its_scenes(write, town, tmp_path):
+    folder = tmp_path / "tiles"
+    folder.mkdir()
+    names = ("a.tif", "b.tif")
+    for name in names:
+        write(f"tiles/{name}")
+    layer = predict(folder, town, overlaps=True)
+    assert layer.equals(predict([folder / name for name in names], town, overlaps=True))
+    assert set(layer["source"]) == set(names)

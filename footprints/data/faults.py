@@ -29,11 +29,11 @@ from footprints.data.labels import (
     ReprojectedLayer,
     TrainingScene,
     label_image,
-    list_images,
     window_box,
 )
 from footprints.data.targets import Cut, tile_window
 from footprints.errors import LabelWarning
+from footprints.raster.listing import list_rasters
 from footprints.raster.source import open_scene
 from footprints.vector.affine import apply_affine
 from footprints.vector.read import clean_polygons, read_features, read_layer
@@ -205,7 +205,7 @@ def _open_all(
     """The images with their labels, and which of the labels lie on any."""
     layer = ReprojectedLayer(polygons, str(scene.labels))
     used, images = np.zeros(len(polygons), dtype=bool), []
-    for path in list_images(scene.images):
+    for path in list_rasters(scene.images):
         with open_scene(path, bands=scene.bands, nodata=scene.nodata) as raster:
             rows, on_image = layer.on(raster)
             labels = np.zeros(len(rows), dtype=np.int64)

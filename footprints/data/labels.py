@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from footprints.chip import Window
 from footprints.data.pairs import IMAGE, read_pairs
 from footprints.errors import LabelWarning, LayerError, RasterError
+from footprints.raster.listing import list_rasters
 from footprints.raster.source import Scene, open_scene
 from footprints.vector.affine import apply_affine
 from footprints.vector.classes import count_values, read_classes, require_column
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 LEFT_OUT = -1
 """Label of a polygon whose class is not to be learnt: neither a target nor background."""
-RASTER_ENDINGS = frozenset({".tif", ".tiff", ".vrt", ".jp2", ".img"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,26 +143,6 @@ def to_crs_units(window: Window, transform: Affine) -> shapely.Polygon:
     return apply_affine(np.array([window_box(window)]), transform)[0]
 
 
-def list_images(images: str | Path | Sequence[str | Path]) -> list[str]:
-    """The rasters that a scene's ``images`` stand for, in order.
-
-    Raises:
-        RasterError: A folder or pattern holds no raster.
-    """
-    if not isinstance(images, str | Path):
-        return [image for entry in images for image in list_images(entry)]
-    path = Path(images)
-    if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in RASTER_ENDINGS)
-    elif set("*?") & set(path.name):
-        found = sorted(path.parent.glob(path.name))
-    else:
-        return [str(images)]
-    if not found:
-        raise RasterError(f"no raster in {images}; name a file, a folder or a pattern like *.tif")
-    return [str(p) for p in found]
-
-
 def read_training_scene(
     scene: TrainingScene, *, classes: Sequence[str] = ("building",)
 ) -> list[LabelledImage]:
@@ -184,7 +164,7 @@ def read_training_scene(
     Warns:
         LabelWarning: Labels were repaired or reprojected, have no class, or lie on no image.
     """
-    name, paths = str(scene.labels), list_images(scene.images)
+    name, paths = str(scene.labels), list_rasters(scene.images)
     image_column: str | None
     if Path(scene.labels).is_dir():
         frame, image_column = read_pairs(scene.labels, paths), IMAGE

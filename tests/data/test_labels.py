@@ -13,7 +13,6 @@ from footprints.chip import Window
 from footprints.data.labels import (
     LEFT_OUT,
     TrainingScene,
-    list_images,
     read_training_scene,
     to_crs_units,
 )
@@ -256,22 +255,6 @@ def test_a_missing_image_is_an_error(tmp_path: Path) -> None:
     labels = make_scene(tmp_path, [HOUSE]).labels
     with pytest.raises(RasterError, match=r"nowhere\.tif"):
         read_training_scene(TrainingScene(tmp_path / "nowhere.tif", labels))
-
-
-def test_a_folder_a_pattern_and_a_list_name_images(tmp_path: Path) -> None:
-    for name in ("b.tif", "a.TIF", "notes.txt"):
-        (tmp_path / name).touch()
-    a, b = str(tmp_path / "a.TIF"), str(tmp_path / "b.tif")
-    assert list_images(tmp_path) == [a, b]
-    assert list_images(str(tmp_path / "?.tif")) == [b]
-    assert list_images([b, tmp_path]) == [b, a, b]
-    assert list_images("s3://bucket/scene.tif") == ["s3://bucket/scene.tif"]
-
-
-@pytest.mark.parametrize("name", [".", "*.tif"], ids=["an empty folder", "an idle pattern"])
-def test_images_that_are_not_there_are_an_error(tmp_path: Path, name: str) -> None:
-    with pytest.raises(RasterError, match="no raster in"):
-        list_images(tmp_path / name)
 
 
 def test_a_window_becomes_an_outline_in_crs_units() -> None:
