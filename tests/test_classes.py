@@ -101,6 +101,8 @@ def test_codes_of_a_column_become_classes_of_the_layer(tmp_path):
 
 
 @pytest.mark.slow
+# After so few steps it sees roofs of every kind everywhere.
+@pytest.mark.filterwarnings("ignore::footprints.errors.DetectionCapWarning")
 def test_a_generated_town_trains_a_class_for_each_kind_of_roof(tmp_path):
     town = generate_scene(
         tmp_path / "town.tif", width=320, height=320, gsd_m=0.9, seed=10, nodata_collar=False

@@ -46,6 +46,7 @@ class KnownObjects:
     input_spec: InputSpec = SPEC
     shown: list[Chip] = field(default_factory=list)
     name: str = "known-objects"
+    digest: str = "known"
     classes: tuple[str, ...] = ("person", "bus", "dog", "lamp")
     keypoints: tuple[str, ...] = ()
     confidence: float = 0.5

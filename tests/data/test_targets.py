@@ -107,9 +107,10 @@ def test_targets_lie_on_tilted_roofs(
     sample = make_sample([cut], READ, *((120, 90) if turns % 2 else (90, 120)))
     painted = sample.pixels[0] > (GROUND + ROOF) / 2
     differing = (painted != roofs(sample)) & sample.labelled
-    # Roofs are painted to whole pixels first, and those fall between the chip's.
+    # Roofs are painted to whole pixels first, and those fall between the chip's: half a pixel on
+    # either side, where the tilt decides a tie.
     outline = sum(2 * (b[2] - b[0] + b[3] - b[1]) for b in sample.boxes)
-    assert differing.sum() <= 0.7 * outline
+    assert differing.sum() <= 0.85 * outline
 
 
 def test_a_tilted_cut_is_without_data_where_it_leaves_the_raster(image: LabelledImage) -> None:
@@ -268,7 +269,8 @@ def test_cuts_side_by_side_do_not_leak_into_each_other(image: LabelledImage) -> 
 
 def test_the_types_are_what_a_network_takes(image: LabelledImage) -> None:
     sample = make_sample([Cut(image, Window(0, 0, 300, 200), 200, 300)], READ, 200, 300)
-    kinds = {name: getattr(sample, name).dtype.name for name in Sample.__slots__}
+    arrays = [name for name in Sample.__slots__ if name != "origin"]
+    kinds = {name: getattr(sample, name).dtype.name for name in arrays}
     assert kinds == {
         "pixels": "float32",
         "valid": "bool",
