@@ -1,6 +1,6 @@
 """Mask R-CNN R50-FPN against torchvision's, with the same weights, from chip to masks.
 
-    python tests/benchmarks/mask_rcnn.py [--sizes 512:300 2048:1000] [--runs 5]
+    python tests/benchmarks/mask_rcnn.py [--sizes 512:300 2048:1000] [--runs 5] [--plain]
 
 Both run their whole line: scaling, trunk, proposals, boxes, masks and what makes them usable, which
 is pasting into the picture there and box-local grids here; ours is also timed with outlines traced,
@@ -55,17 +55,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", default=["512:300", "2048:1000"])
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--plain", action="store_true", help="torchvision as it is only")
     options = parser.parse_args()
     warnings.simplefilter("ignore", DetectionCapWarning)
     free = limit_memory()
     for size in options.sizes:
         side, detections = map(int, size.split(":"))
         print(f"\n{side} x {side} px, {detections} detections of {PROPOSALS} proposals\n")
-        compare(side, detections, options.runs)
+        compare(side, detections, options.runs, plain=options.plain)
     print(f"\n{free / 2**30:.1f} GiB of memory free; {describe('torch', 'torchvision')}")
 
 
-def compare(side: int, detections: int, runs: int) -> None:
+def compare(side: int, detections: int, runs: int, *, plain: bool) -> None:
     """Time all contenders by turns, ours first."""
     torch.manual_seed(0)
     boxes = sample_boxes(PROPOSALS, side)
@@ -79,7 +80,7 @@ def compare(side: int, detections: int, runs: int) -> None:
         "ours": lambda: half([chip])[0],
         "ours, and outlines traced": lambda: trace(half([chip])[0]),
         "ours, float32": lambda: ours([chip])[0],
-        **ways_of_theirs(theirs, image.float() / 255),
+        **ways_of_theirs(theirs, image.float() / 255, plain=plain),
     }
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     with torch.inference_mode():
@@ -107,9 +108,9 @@ def compare(side: int, detections: int, runs: int) -> None:
     print(f"\nagreement with torchvision: {agreement}")
 
 
-def ways_of_theirs(model: nn.Module, image: Tensor) -> dict[str, Callable[[], Any]]:
+def ways_of_theirs(model: nn.Module, image: Tensor, *, plain: bool) -> dict[str, Callable[[], Any]]:
     """torchvision's model as it is, in channels_last, in half precision, with a compiled trunk."""
-    plain, compiled = model.backbone, torch.compile(model.backbone)
+    trunk, compiled = model.backbone, torch.compile(model.backbone)
 
     def run(memory_format: torch.memory_format, backbone: nn.Module) -> dict[str, Tensor]:
         model.backbone = backbone
@@ -117,13 +118,13 @@ def ways_of_theirs(model: nn.Module, image: Tensor) -> dict[str, Callable[[], An
         found: list[dict[str, Tensor]] = model([image])
         return found[0]
 
-    ways = {
-        "torchvision": lambda: run(torch.contiguous_format, plain),
-        "torchvision, channels_last": lambda: run(torch.channels_last, plain),
-        "torchvision, channels_last, bfloat16": torch.autocast("cpu", torch.bfloat16)(
-            lambda: run(torch.channels_last, plain)
-        ),
-    }
+    ways = {"torchvision": lambda: run(torch.contiguous_format, trunk)}
+    if plain:
+        return ways
+    ways["torchvision, channels_last"] = lambda: run(torch.channels_last, trunk)
+    ways["torchvision, channels_last, bfloat16"] = torch.autocast("cpu", torch.bfloat16)(
+        lambda: run(torch.channels_last, trunk)
+    )
     if shutil.which("g++") or shutil.which("clang++"):
         name = "torchvision, channels_last, backbone compiled"
         ways[name] = lambda: run(torch.channels_last, compiled)
