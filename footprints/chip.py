@@ -106,6 +106,11 @@ class Chip:
     """Name of the raster, for messages and the ``source`` column."""
 
 
+LOGIT_STEPS = 16
+"""int8 steps per unit of logit in a mask grid: +-7.9 before clipping, far beyond any doubt about an
+outline."""
+
+
 class MaskGroup(NamedTuple):
     """The mask grids of one side, of some of a chip's instances."""
 
@@ -113,8 +118,8 @@ class MaskGroup(NamedTuple):
     """(k,), which instances."""
     logits: NDArray[np.int8]
     """(k, S, S), inside > 0. Cell (row i, column j) is centred at ((j + .5) / S, (i + .5) / S) of
-    the instance's mask box. int8 holds the logit times 16, clipped: the outline is at 0, so only
-    ratios of neighbouring cells matter."""
+    the instance's mask box. int8 holds the logit times `LOGIT_STEPS`, clipped: the outline is at
+    0, so only ratios of neighbouring cells matter."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,6 +7,8 @@ import logging
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,6 +54,16 @@ class _OneLineErrors(TyperGroup):
         except KeyboardInterrupt as err:
             print("footprints: stopped", file=sys.stderr)
             raise typer.Exit(_INTERRUPTED) from err
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """What is done here can be gone on with; the user who stops it is told so."""
+    try:
+        yield
+    except KeyboardInterrupt as err:
+        print("footprints: stopped; go on with --resume", file=sys.stderr)
+        raise typer.Exit(_INTERRUPTED) from err
 
 
 app = typer.Typer(
@@ -176,7 +188,7 @@ def predict(
         check_picture(overlay, overwrite=overwrite)
     start = time.perf_counter()
     detector = load_detector(weights, device=device, precision=precision)
-    try:
+    with _resumable():
         layer = run(
             scenes,
             output=output,
@@ -202,9 +214,6 @@ def predict(
             resume=resume,
             progress=not quiet,
         )
-    except KeyboardInterrupt as err:
-        print("footprints: stopped; go on with --resume", file=sys.stderr)
-        raise typer.Exit(_INTERRUPTED) from err
     if overlay is not None:
         save_overlay(
             layer,
@@ -354,13 +363,10 @@ def train(
     quiet = quiet or not is_first_process()
     # After the imports: Lightning sets its own logger's level when it is imported.
     _configure(quiet=quiet, verbose=verbose)
-    try:
+    with _resumable():
         weights = run(
             load_config(config, settings or ()), output, resume=resume, progress=not quiet
         )
-    except KeyboardInterrupt as err:
-        print("footprints: stopped; go on with --resume", file=sys.stderr)
-        raise typer.Exit(_INTERRUPTED) from err
     if not quiet:
         print(f"weights are in {weights}")
 

@@ -29,9 +29,7 @@ from footprints.model.detector import scale_pixels, to_instances
 from footprints.model.mask_rcnn import MaskRCNN
 from footprints.model.processes import gather, holds_anywhere, rank_and_count
 from footprints.model.targets import Target
-from footprints.precision import (
-    IOU_THRESHOLDS,
-)
+from footprints.precision import IOU_THRESHOLDS
 from footprints.validation import (
     UNKNOWN_CONFIDENCE,
     Judged,

@@ -180,10 +180,17 @@ def stretch(
         pixels: Values of any type.
         value_range: Value that becomes black and the one that becomes white, by band.
     """
-    shown = pixels[:3] if len(pixels) >= 3 else pixels[:1]
+    shown = _shown_bands(pixels)
     low, high = np.array(value_range[: len(shown)], dtype=np.float64).T[:, :, None, None]
-    scaled = (shown.astype(np.float64) - low) / np.maximum(high - low, 1e-12) * 255
-    picture = np.clip(scaled, 0, 255).astype(np.uint8)
+    return _as_picture((shown.astype(np.float64) - low) / np.maximum(high - low, 1e-12) * 255)
+
+
+def _shown_bands(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+    return pixels[:3] if len(pixels) >= 3 else pixels[:1]
+
+
+def _as_picture(bands: NDArray[np.generic]) -> NDArray[np.uint8]:
+    picture = np.clip(bands, 0, 255).astype(np.uint8)
     return picture[0] if len(picture) == 1 else np.moveaxis(picture, 0, -1)
 
 
@@ -209,16 +216,14 @@ def read_picture(raster: Scene, window: Window, largest_side: int) -> NDArray[np
     shrink = max(1.0, max(window.width, window.height) / largest_side)
     shape = (max(1, round(window.height / shrink)), max(1, round(window.width / shrink)))
     pixels, valid = raster.read(window, shape)
-    shown = pixels[:3] if len(pixels) >= 3 else pixels[:1]
-    values = shown[:, valid].astype(np.float64)
-    if raster.dtype == "uint8" or not values.size:
-        stretched = shown
+    shown = _shown_bands(pixels)
+    if raster.dtype == "uint8" or not valid.any():
+        picture = _as_picture(shown)
     else:
-        low, high = np.percentile(values, _STRETCH, axis=1)[:, :, None, None]
-        stretched = (shown - low) / np.maximum(high - low, 1e-12) * 255
-    picture = np.clip(stretched, 0, 255).astype(np.uint8)
-    picture[:, ~valid] = 255
-    return picture[0] if len(picture) == 1 else np.moveaxis(picture, 0, -1)
+        values = shown[:, valid].astype(np.float64)
+        picture = stretch(shown, list(zip(*np.percentile(values, _STRETCH, axis=1), strict=True)))
+    picture[~valid] = 255
+    return picture
 
 
 def _draw(

@@ -256,14 +256,12 @@ def predict(
             _check_reach(cover.chips, cover.grid.transform, cover.grid.scene.crs, wanted.crs)
         _warn_of_turned(rasters)
         heard_from = EVIDENCE_SHARE * run.kept_confidence
-        journal = opened.enter_context(
-            open_journal(
-                _journaled(output, keep),
-                _asked(detector, covers, batch_size=batch_size, heard_from=heard_from),
-                resume=resume,
-                overwrite=overwrite,
+        journal, beside = None, _journaled(output, keep)
+        if beside is not None:
+            asked = _asked(detector, covers, batch_size=batch_size, heard_from=heard_from)
+            journal = opened.enter_context(
+                open_journal(beside, asked, resume=resume, overwrite=overwrite)
             )
-        )
         looking = Looking(detector, batch_size, threshold, heard_from, progress, journal)
         found = opened.enter_context(closing(detect(covers, looking)))
         if keep is not None:
@@ -272,7 +270,7 @@ def predict(
 
 
 def _journaled(output: str | Path | None, keep: str | Path | None) -> Path | None:
-    """The file or folder of which a run that is cut short is remembered."""
+    """The output beside which unfinished work is remembered; None where no file is written."""
     if keep is not None:
         return Path(keep)
     return None if output is None or is_database(output) else Path(output)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from affine import Affine
 from numpy.typing import NDArray
 
-from footprints.chip import Chip, Detector, InputSpec, Instances, MaskGroup
+from footprints.chip import LOGIT_STEPS, Chip, Detector, InputSpec, Instances, MaskGroup
 from footprints.data.augment import UPRIGHT, Orientation
 from footprints.errors import ConfigError
 from footprints.vector.overlaps import find_overlaps, surest
@@ -26,8 +26,6 @@ from footprints.vector.trace import trace
 
 _SAME_IOU = 0.5
 """Two outlines of different views with this IoU show the same building."""
-_LOGIT_STEPS = 16
-"""int8 steps per unit of logit, as `MaskGroup` has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,12 +279,12 @@ def _mean_mask(grids: Sequence[NDArray[np.int8]], frames: NDArray[np.float32]) -
     y = frames[0, 1] + centres * (frames[0, 3] - frames[0, 1])
     total = np.zeros((side, side))
     for grid, (x_min, y_min, x_max, y_max) in zip(grids, frames, strict=True):
-        chances = 1 / (1 + np.exp(-grid.astype(np.float64) / _LOGIT_STEPS))
+        chances = 1 / (1 + np.exp(-grid.astype(np.float64) / LOGIT_STEPS))
         down = _between((y - y_min) / max(y_max - y_min, 1e-6), len(grid))
         across = _between((x - x_min) / max(x_max - x_min, 1e-6), len(grid))
         total += down @ chances @ across.T
     mean = np.clip(total / len(grids), 1e-6, 1 - 1e-6)
-    logits = np.log(mean / (1 - mean)) * _LOGIT_STEPS
+    logits = np.log(mean / (1 - mean)) * LOGIT_STEPS
     steps: NDArray[np.int8] = np.clip(np.rint(logits), -127, 127).astype(np.int8)
     return steps
 

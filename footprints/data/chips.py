@@ -40,6 +40,7 @@ from footprints.data.labels import (
     to_crs_units,
     window_box,
 )
+from footprints.data.pairs import label_files
 from footprints.data.split import Split, split_by_place
 from footprints.data.targets import (
     MIN_LABELLED_SHARE,
@@ -53,7 +54,7 @@ from footprints.errors import LayerError, OutputError
 from footprints.raster.source import Scene
 from footprints.vector.affine import apply_affine
 from footprints.vector.classes import read_values
-from footprints.vector.read import GEOJSON_SUFFIXES, read_features
+from footprints.vector.read import read_features
 from footprints.vector.write import write_layer
 
 ANNOTATIONS, INDEX, VALIDATION = "annotations.json", "chips.gpkg", "validation.gpkg"
@@ -178,9 +179,7 @@ def _class_names(labels: str | Path, column: str | None) -> tuple[str, ...]:
     """The values of a column, in order."""
     if column is None:
         return ("building",)
-    files = [Path(labels)]
-    if files[0].is_dir():
-        files = sorted(p for p in files[0].iterdir() if p.suffix.lower() in GEOJSON_SUFFIXES)
+    files = label_files(labels) if Path(labels).is_dir() else [Path(labels)]
     layers = [(read_features(file), str(file)) for file in files]
     found = {
         v for layer, name in layers if len(layer) for v in read_values(layer, column, name=name)

@@ -28,14 +28,13 @@ from footprints.data.labels import (
     label_image,
     read_areas,
 )
+from footprints.data.pairs import name_some
 from footprints.errors import GeoreferenceError, LayerError, RasterError
 from footprints.raster.source import Scene, open_scene
 from footprints.vector.read import clean_polygons
 
 CATEGORY = "category"
 """Column that a file of annotations has its categories in, in messages."""
-_NAMED = 5
-"""Files that a message names."""
 _LEAST_RING = 6
 """Numbers of a triangle."""
 
@@ -250,11 +249,10 @@ def _find_images(names: Iterable[str], scene: CocoScene) -> list[Path]:
         else:
             found.append(place)
     if missing:
-        more = len(missing) - _NAMED
         raise RasterError(
             f"{len(missing)} of {len(missing) + len(found)} images of {scene.annotations} are not "
-            f"in {', '.join(map(str, scene.images))}: {', '.join(missing[:_NAMED])}"
-            f"{f' and {more} more' if more > 0 else ''}; name the folder they lie in"
+            f"in {', '.join(map(str, scene.images))}: {name_some(missing)}; "
+            f"name the folder they lie in"
         )
     return found
 

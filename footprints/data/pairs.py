@@ -43,7 +43,7 @@ def read_pairs(folder: str | Path, images: Sequence[str]) -> GeoDataFrame:
     Warns:
         LabelWarning: Files belong to no image, or polygons were repaired.
     """
-    files = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in GEOJSON_SUFFIXES)
+    files = label_files(folder)
     if not files:
         raise LayerError(f"no .geojson in {folder}; give a folder with one for each image")
     frames = []
@@ -58,6 +58,11 @@ def read_pairs(folder: str | Path, images: Sequence[str]) -> GeoDataFrame:
     ]
     layer = GeoDataFrame(pd.concat(frames, ignore_index=True))
     return clean_polygons(layer, name=str(folder), allow_empty=False)
+
+
+def label_files(folder: str | Path) -> list[Path]:
+    """The GeoJSON files of a folder, by name."""
+    return sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in GEOJSON_SUFFIXES)
 
 
 def _match(
@@ -78,14 +83,14 @@ def _match(
     bare = [Path(image).name for image, id_ in zip(images, ids, strict=True) if id_ not in file_of]
     if bare:
         raise LayerError(
-            f"{len(bare)} of {len(images)} images have no labels in {folder}: {_named(bare)}; take "
-            f"them out, or add an empty .geojson of the same id where there is no building"
+            f"{len(bare)} of {len(images)} images have no labels in {folder}: {name_some(bare)}; "
+            f"take them out, or add an empty .geojson of the same id where there is no building"
         )
     idle = [file.name for id_, file in file_of.items() if id_ not in set(ids)]
     if idle:
         warnings.warn(
             f"{len(idle)} of {len(files)} files in {folder} belong to no image and are left out: "
-            f"{_named(idle)}",
+            f"{name_some(idle)}",
             LabelWarning,
             stacklevel=4,
         )
@@ -98,6 +103,7 @@ def _ids(names: Sequence[Sequence[str]], others: Sequence[Sequence[str]]) -> lis
     return [tuple(part for part in name if part not in common) for name in names]
 
 
-def _named(files: Sequence[str]) -> str:
+def name_some(files: Sequence[str]) -> str:
+    """The first few files by name, and how many more there are."""
     more = len(files) - _NAMED
     return ", ".join(files[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from footprints.chip import Chip, InputSpec, Instances, MaskGroup, Scaling
+from footprints.chip import LOGIT_STEPS, Chip, InputSpec, Instances, MaskGroup, Scaling
 from footprints.errors import BandError, ConfigError, DetectionCapWarning, DeviceError
 from footprints.model.allocator import keep_freed_memory
 from footprints.model.checkpoint import WeightsInfo, load_weights
@@ -23,8 +23,6 @@ from footprints.model.mask_rcnn import MaskRCNN, Prediction
 DEFAULT_WEIGHTS = Path(__file__).parent.parent / "weights" / "buildings-lite0.safetensors"
 
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_LOGIT_STEPS = 16
-"""int8 steps per unit of logit: +-7.9 before clipping, far beyond any doubt about an outline."""
 
 
 class NetworkDetector:
@@ -256,7 +254,7 @@ def to_instances(prediction: Prediction, count: int) -> list[Instances]:
 
 def quantize_logits(logits: Tensor) -> NDArray[np.int8]:
     """Mask logits to int8, 16 steps a unit, clipped."""
-    steps = (logits.float() * _LOGIT_STEPS).round().clamp(-127, 127)
+    steps = (logits.float() * LOGIT_STEPS).round().clamp(-127, 127)
     quantized: NDArray[np.int8] = steps.to(torch.int8).cpu().numpy()
     return quantized
 

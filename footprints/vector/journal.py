@@ -174,19 +174,9 @@ def journal_of(output: Path) -> Path:
 
 @contextmanager
 def open_journal(
-    output: Path | None, asked: Mapping[str, Any], *, resume: bool, overwrite: bool
-) -> Iterator[Journal | None]:
-    """The journal of a run, which is removed when all has gone well; None without an output.
-
-    Args:
-        output: As for `Journal`; None, as for a table in a database, keeps no journal.
-        asked: As for `Journal`; so are the next ones.
-        resume: Likewise.
-        overwrite: Likewise.
-    """
-    if output is None:
-        yield None
-        return
+    output: Path, asked: Mapping[str, Any], *, resume: bool, overwrite: bool
+) -> Iterator[Journal]:
+    """The journal of a run, which is removed when all has gone well; arguments as `Journal`."""
     journal = Journal(output, asked, resume=resume, overwrite=overwrite)
     try:
         yield journal

@@ -110,14 +110,14 @@ def regularize(
     return described(layer, polygons, regularized=pd.Series(done, dtype=str), iou=np.round(iou, 4))
 
 
-def check_method(method: str) -> None:
+def check_method(method: str, known: Sequence[str] = METHODS) -> None:
     """Refuse what is no method.
 
     Raises:
-        ConfigError: It is none of `METHODS`.
+        ConfigError: It is none of those known.
     """
-    if method not in METHODS:
-        raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method not in known:
+        raise ConfigError(f"method must be one of {', '.join(known)}, got {method!r}")
 
 
 def _placed(

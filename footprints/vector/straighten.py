@@ -5,7 +5,7 @@ from __future__ import annotations
 from geopandas import GeoDataFrame
 
 from footprints.errors import ConfigError
-from footprints.vector.regularize import DEFAULT_TOLERANCE_M, METHODS, regularize
+from footprints.vector.regularize import DEFAULT_TOLERANCE_M, METHODS, check_method, regularize
 from footprints.vector.result import check_metres
 from footprints.vector.simplify import simplify
 
@@ -20,11 +20,9 @@ def check_options(method: str | None, tolerance_m: float | None, simplify_m: flo
         ConfigError: The method is unknown, a distance is not a positive number, or there is a
             tolerance without a method.
     """
-    if method not in LEFT_AS_TRACED:
-        if method not in METHODS:
-            known = ", ".join((*METHODS, "none"))
-            raise ConfigError(f"method must be one of {known}, got {method!r}")
-    elif tolerance_m is not None:
+    if method is not None:
+        check_method(method, (*METHODS, "none"))
+    if method in LEFT_AS_TRACED and tolerance_m is not None:
         raise ConfigError(
             f"tolerance {tolerance_m} is of regularisation; name a method with --regularize, or "
             "leave out --tolerance"

@@ -22,7 +22,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from footprints.chip import Instances
+from footprints.chip import LOGIT_STEPS, Instances
 
 _PAD = 2
 _MIN_AREA = 1.0
@@ -64,8 +64,8 @@ def _heights() -> NDArray[np.float64]:
     coverage it does not. Up to logits of about 3 this is all but linear in the logit, as smooth
     masks want it.
     """
-    logits = np.arange(256, dtype=np.uint8).view(np.int8) / 16
-    logits[0] = -0.5 / 16  # outside, yet off the sample: rings never meet in a point
+    logits = np.arange(256, dtype=np.uint8).view(np.int8) / LOGIT_STEPS
+    logits[0] = -0.5 / LOGIT_STEPS  # outside, yet off the sample: rings never meet in a point
     off_half = 1 / (1 + np.exp(-logits)) - 0.5
     heights: NDArray[np.float64] = off_half / (1 - np.abs(off_half))
     return heights
