@@ -5,43 +5,27 @@ raster -> grid -> chips -> instances -> outlines
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import warnings
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import numpy as np
-import shapely
 from tqdm.auto import tqdm
 
-from footprints.chip import Chip, ChipGrid, Detector, InputSpec, Instances, Scaling
-from footprints.errors import ChipSizeError, DetectionCapWarning, FootprintsWarning
-from footprints.raster.reader import SceneGrid, read_chip, resample_scene, resize_picture
+from footprints.chip import ChipGrid, Detector, InputSpec, Scaling
+from footprints.errors import ChipSizeError, FootprintsWarning
+from footprints.raster.reader import SceneGrid, resample_scene, resize_picture
 from footprints.raster.scaling import fit_scaling
 from footprints.raster.source import Scene
+from footprints.rows import Cover, look_at_rows
 from footprints.vector.detected import ChipRow, DetectedScene, Pass
 from footprints.vector.journal import Journal
-from footprints.vector.outlines import Outlines
-from footprints.vector.scenes import seen_ground
-from footprints.vector.trace import trace
 
 COARSE_FACTOR = 4
 """Fine pixels per coarse pixel: in the coarse pass a chip shows sixteen times the ground, so that
 a roof as wide as three chips is seen with everything around it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cover:
-    """A scene at one resolution, and the chips that cover it."""
-
-    grid: SceneGrid
-    chips: ChipGrid
-    is_coarse: bool = False
-    """Whether it only looks for roofs wider than a chip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +162,20 @@ def _look(
     bar.set_description(f"{name}, wide roofs" if cover.is_coarse else name)
     columns = len(cover.chips.column_starts)
     rows = range(len(cover.chips.row_starts))
-    batches = _read_ahead(cover, scaling, done.missing(rows), looking.batch_size)
+    looked = look_at_rows(
+        cover,
+        looking.detector,
+        scaling,
+        done.missing(rows),
+        batch_size=looking.batch_size,
+        heard_from=looking.heard_from,
+        count=bar.update,
+    )
     buildings, rows_read = 0, 0
     for row in rows:
         chips = done.read(row)
         if chips is None:
-            chips = _look_at_row(cover, looking, next(batches), bar)
+            chips = next(looked)
             done.write(row, chips)
         else:
             bar.update(columns)
@@ -198,71 +190,3 @@ def _look(
             FootprintsWarning,
             stacklevel=2,
         )
-
-
-def _look_at_row(
-    cover: Cover,
-    looking: Looking,
-    batches: Iterable[Sequence[tuple[int, Chip]]],
-    bar: tqdm[NoReturn],
-) -> ChipRow:
-    found, seen = [Outlines.empty(keypoints=len(looking.detector.keypoints))], []
-    read = np.zeros(len(cover.chips.column_starts), dtype=np.bool_)
-    for batch in batches:
-        chips = [(number, chip) for number, chip in batch if chip.valid.any()]
-        shown = _show([chip for _, chip in chips], cover, looking)
-        for (number, chip), instances in zip(chips, shown, strict=True):
-            window = cover.chips.window(number)
-            heard = instances.take(np.flatnonzero(instances.scores >= looking.heard_from))
-            found.append(Outlines.from_instances(heard, trace(heard), window, number, chip.valid))
-            seen.append(seen_ground(chip.valid, window))
-            read[cover.chips.row_column(number)[1]] = True
-        bar.update(len(batch))
-    return ChipRow(Outlines.concatenate(found), read, shapely.union_all(seen))
-
-
-def _show(chips: Sequence[Chip], cover: Cover, looking: Looking) -> list[Instances]:
-    if not chips:
-        return []
-    with warnings.catch_warnings() if cover.is_coarse else contextlib.nullcontext():
-        if cover.is_coarse:
-            # At the cap the coarse pass misses small roofs, which it is not asked for.
-            warnings.simplefilter("ignore", DetectionCapWarning)
-        return looking.detector(chips)
-
-
-def _read_ahead(
-    cover: Cover, scaling: Scaling, rows: Sequence[int], batch_size: int
-) -> Iterator[Iterator[list[tuple[int, Chip]]]]:
-    """Of each row, its batches of numbered chips.
-
-    The next batch is read while the last one is in the network. Batches never cross rows: what a
-    network makes of a chip can depend, in the last digit, on the chips beside it, and a run that
-    goes on must meet the same ones.
-    """
-    columns = len(cover.chips.column_starts)
-    batches = [
-        range(start, min(start + batch_size, (row + 1) * columns))
-        for row in rows
-        for start in range(row * columns, (row + 1) * columns, batch_size)
-    ]
-    coming = _one_ahead(cover, scaling, batches)
-    for _ in rows:
-        yield itertools.islice(coming, -(-columns // batch_size))
-
-
-def _one_ahead(
-    cover: Cover, scaling: Scaling, batches: Sequence[range]
-) -> Iterator[list[tuple[int, Chip]]]:
-    def read(numbers: range) -> list[tuple[int, Chip]]:
-        return [(n, read_chip(cover.grid, cover.chips.window(n), scaling)) for n in numbers]
-
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        waiting = None
-        for numbers in batches:
-            coming = reader.submit(read, numbers)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = coming
-        if waiting is not None:
-            yield waiting.result()

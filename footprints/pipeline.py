@@ -26,11 +26,12 @@ from pyproj.exceptions import CRSError
 from shapely import Geometry, Polygon
 
 from footprints.chip import ChipGrid, Detector
-from footprints.detection import Cover, Looking, cover_scene, detect
+from footprints.detection import Looking, cover_scene, detect
 from footprints.errors import ConfigError, OrientationWarning, RasterError, RunError
 from footprints.merging import merge_own_scenes
 from footprints.raster.listing import list_rasters
 from footprints.raster.source import Scene, open_scene
+from footprints.rows import Cover
 from footprints.vector.detected import ChipRow, DetectedScene
 from footprints.vector.journal import open_journal
 from footprints.vector.kept import KeptRun, check_run_place, keep_scenes, kept_scenes, read_run
