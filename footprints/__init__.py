@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from footprints.model.convert import convert_weights
     from footprints.model.detector import load_detector
     from footprints.pictures import save_overlay
+    from footprints.plotting import plot, plot_instances
 
     __version__: str
     from footprints.pipeline import finish, predict
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from footprints.training import train
     from footprints.vector.regularize import regularize
     from footprints.vector.simplify import simplify
+    from footprints.viewing import View, view
 
 _HOMES = {
     "FootprintsError": "footprints.errors",
@@ -36,6 +38,7 @@ _HOMES = {
     "LabelReport": "footprints.data.faults",
     "Report": "footprints.evaluation",
     "RunConfig": "footprints.config",
+    "View": "footprints.viewing",
     "check_labels": "footprints.data.faults",
     "convert_weights": "footprints.model.convert",
     "evaluate": "footprints.evaluation",
@@ -44,12 +47,15 @@ _HOMES = {
     "load_detector": "footprints.model.detector",
     "lr_find": "footprints.rate_test",
     "merge_layers": "footprints.merging",
+    "plot": "footprints.plotting",
+    "plot_instances": "footprints.plotting",
     "predict": "footprints.pipeline",
     "regularize": "footprints.vector.regularize",
     "save_overlay": "footprints.pictures",
     "show": "footprints.show_chips",
     "simplify": "footprints.vector.simplify",
     "train": "footprints.training",
+    "view": "footprints.viewing",
     "write_chips": "footprints.data.chips",
 }
 
@@ -60,6 +66,7 @@ __all__ = [
     "RateTest",
     "Report",
     "RunConfig",
+    "View",
     "__version__",
     "check_labels",
     "convert_weights",
@@ -69,12 +76,15 @@ __all__ = [
     "load_detector",
     "lr_find",
     "merge_layers",
+    "plot",
+    "plot_instances",
     "predict",
     "regularize",
     "save_overlay",
     "show",
     "simplify",
     "train",
+    "view",
     "write_chips",
 ]
 
