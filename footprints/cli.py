@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperGroup
 
-from footprints.errors import BandError, FootprintsError, FootprintsWarning, OutputError
+from footprints.errors import (
+    BandError,
+    FootprintsError,
+    FootprintsWarning,
+    LayerError,
+    OutputError,
+)
 from footprints.options import (
     Bands,
     Confidence,
@@ -83,6 +89,16 @@ def _numbers(text: str | None) -> list[int] | None:
         return [int(part) for part in text.split(",")]
     except ValueError as err:
         raise BandError(f"--bands takes band numbers such as 1,2,3, got {text!r}") from err
+
+
+def _bounds(text: str | None) -> tuple[float, float, float, float] | None:
+    if text is None:
+        return None
+    try:
+        x_min, y_min, x_max, y_max = map(float, text.split(","))
+    except ValueError as err:
+        raise LayerError(f"--bounds takes x_min,y_min,x_max,y_max, got {text!r}") from err
+    return x_min, y_min, x_max, y_max
 
 
 def _print_version(wanted: bool) -> None:
@@ -432,6 +448,61 @@ def show(
     pictures = run(source, output, count=count, device=device, overwrite=overwrite)
     if not quiet:
         print(f"{len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'}, {output}")
+
+
+@app.command()
+def view(
+    layer: Annotated[Path, typer.Argument(help="Footprint layer, or any polygons.")],
+    scene: Annotated[
+        str | None, typer.Option(help="Raster to show below the outlines, also an address.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="HTML file; default: LAYER's name, in its folder."),
+    ] = None,
+    bounds: Annotated[
+        str | None,
+        typer.Option(
+            help="Part of SCENE to show, x_min,y_min,x_max,y_max in its CRS: in more detail."
+        ),
+    ] = None,
+    largest_side: Annotated[
+        int,
+        typer.Option(
+            help="Longer side of the picture in pixels. With 4096 the file has at most about 10 MB."
+        ),
+    ] = 4096,
+    bands: Bands = None,
+    nodata: Nodata = None,
+    crs: Annotated[str | None, typer.Option(help="CRS of SCENE, e.g. EPSG:32645.")] = None,
+    pixels: Pixels = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make a map of a layer to look around in: one HTML file for any browser, without a network.
+
+    Example: footprints view town.gpkg --scene data_samples/town.tif
+    """
+    _configure(quiet=quiet, verbose=verbose)
+    from footprints.viewing import check_page
+    from footprints.viewing import view as run
+
+    output = layer.with_suffix(".html") if output is None else output
+    check_page(output, overwrite=overwrite)
+    shown = run(
+        layer,
+        scene,
+        bounds=_bounds(bounds),
+        bands=_numbers(bands),
+        nodata=nodata,
+        crs=crs,
+        pixels=pixels,
+        largest_side=largest_side,
+    )
+    shown.save(output, overwrite=overwrite)
+    if not quiet:
+        print(f"{shown.shown:,} footprints, {output.stat().st_size / 1e6:.1f} MB, {output}")
 
 
 @app.command()

@@ -83,42 +83,37 @@ def _along_a_curve(polygons: NDArray[np.object_]) -> NDArray[np.int64]:
 
 def _pack_outlines(polygons: NDArray[np.object_]) -> Packed:
     """Vertices, rings and triangles of polygons; rings repeat their first vertex at their end."""
-    _, points, (ring_ends, polygon_ends) = shapely.to_ragged_array(polygons, include_z=False)
+    lines, ring_owner = shapely.get_rings(polygons, return_index=True)
+    points, ring = shapely.get_coordinates(lines, return_index=True)
+    owner = ring_owner[ring]
     bounds = shapely.bounds(polygons).reshape(-1, 4)
     largest = float((bounds[:, 2:] - bounds[:, :2]).max(initial=0))
     quantum = max(STEP, largest / MOST_STEPS)
-    rings, ring_sizes = np.diff(polygon_ends), np.diff(ring_ends)
-    firsts = np.asarray(ring_ends)[polygon_ends]
-    owner = np.repeat(np.arange(len(polygons)), np.diff(firsts))
     origins = np.floor(bounds[:, :2] / quantum)
     steps = np.clip(np.round(points / quantum) - origins[owner], 0, MOST_STEPS)
-    triangles, corners = _triangulate(polygons, points, owner, firsts)
+    triangles, corners = _triangulate(polygons, points, owner)
     return {
         "quantum": quantum,
         "outlines": {
             "origins": pack(origins.astype(np.int64).ravel()),
             "vertices": pack(steps.astype(np.uint16).ravel()),
-            "ring_sizes": pack(ring_sizes.astype(np.uint32)),
-            "rings": pack(rings.astype(np.uint32)),
-            "triangles": pack(triangles.astype(np.uint32)),
-            "corners": pack(corners.astype(np.uint32)),
+            "ring_sizes": pack(np.bincount(ring, minlength=len(lines))),
+            "rings": pack(np.bincount(ring_owner, minlength=len(polygons))),
+            "triangles": pack(triangles),
+            "corners": pack(corners),
         },
     }
 
 
 def _triangulate(
-    polygons: NDArray[np.object_],
-    points: NDArray[np.float64],
-    owner: NDArray[np.int64],
-    firsts: NDArray[np.int64],
+    polygons: NDArray[np.object_], points: NDArray[np.float64], owner: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cut polygons into triangles between their own vertices.
 
     Args:
         polygons: (n,) valid polygons.
-        points: (p, 2) their vertices.
+        points: (p, 2) their vertices, polygon by polygon.
         owner: (p,) polygon of each vertex.
-        firsts: (n + 1,) first vertex of each polygon.
 
     Returns:
         (n,) how many triangles each polygon has, and (3 t,) their corners: numbers of vertices,
@@ -143,7 +138,7 @@ def _triangulate(
     )
     vertex = np.empty(len(x), dtype=np.int64)
     vertex[by_place] = by_place[new][np.cumsum(new) - 1]
-    numbers = vertex[len(points) :] - firsts[of]
+    numbers = vertex[len(points) :] - np.searchsorted(owner, of)
     return np.bincount(of, minlength=len(polygons)) // 3, numbers
 
 

@@ -263,8 +263,8 @@ def _draw_layer(ax: Axes, layer: GeoDataFrame, column: str | None) -> None:
 
 def _colour(drawn: PathCollection, colours: NDArray[np.float64]) -> None:
     """Edges in (n, 3) colours, fill in the same, seen through."""
-    drawn.set_edgecolor(colours)
-    drawn.set_facecolor(np.column_stack([colours, np.full(len(colours), FILL_OPACITY / 2)]))
+    drawn.set_edgecolor([(red, green, blue) for red, green, blue in colours])
+    drawn.set_facecolor([(red, green, blue, FILL_OPACITY / 2) for red, green, blue in colours])
 
 
 def _colour_by_number(ax: Axes, drawn: PathCollection, values: Series, column: str) -> None:

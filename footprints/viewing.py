@@ -90,7 +90,8 @@ def check_page(path: Path, *, overwrite: bool) -> None:
     """Find out before the work starts whether a page can be written.
 
     Raises:
-        OutputError: It is not called ``.html``, it exists, or its folder is missing or not writable.
+        OutputError: It is not called ``.html``, it exists, or its folder is not there or not
+            writable.
     """
     if path.suffix.lower() != ".html":
         raise OutputError(f"a page must end in .html, got {path.name!r}")

@@ -79,14 +79,14 @@ class Painter {
     const lines = vertices <= MOST_LINES;
     if (options.fill || !lines) this.drawFill(view, runs, options.least, plain, lines ? 0.28 : 0.75);
     const dots = globalThis.devicePixelRatio || 1;
-    if (lines) this.drawOutlines(view, runs, options.least, plain, 1.4 * dots);
+    if (lines) this.drawOutlines(view, runs, options.least, plain, 1.6 * dots);
     const chosen = [[options.chosen, options.chosen + 1]];
     if (options.chosen >= 0) this.drawOutlines(view, chosen, -1, [1, 1, 1, 1], 2.8 * dots);
   }
 
   // On something dark, so that every colour shows on bright roofs.
   drawOutlines(view, runs, least, own, reach) {
-    this.drawLines(view, runs, least, [0, 0, 0, 1], 1.7 * reach, 0.6);
+    this.drawLines(view, runs, least, [0, 0, 0, 1], 1.5 * reach, 0.5);
     this.drawLines(view, runs, least, own, reach, 1);
   }
 
