@@ -623,6 +623,10 @@ def evaluate(
     scene: Annotated[
         str | None, typer.Option(help="Raster of which the report shows the worst places.")
     ] = None,
+    judged: Annotated[
+        Path | None, typer.Option(help="Also write hits, false alarms and misses as a layer.")
+    ] = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -651,6 +655,8 @@ def evaluate(
         pixel_m=pixel_size,
         html=html,
         scene=scene,
+        judged=judged,
+        overwrite=overwrite,
     )
     if json_file is not None:
         figures = json.dumps(report.to_dict(), indent=2) + "\n"
@@ -743,11 +749,10 @@ def _configure(*, quiet: bool, verbose: bool) -> None:
     level = logging.INFO if verbose else logging.ERROR
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     logging.getLogger("footprints").setLevel(level)
-    logging.getLogger("lightning.pytorch").setLevel(level)
 
 
 def _show_warning(message: Warning | str) -> None:
-    from tqdm.auto import tqdm
+    from footprints.progress import tqdm
 
     # A progress bar that is being drawn moves down instead of running into the line.
     tqdm.write(f"warning: {message}", file=sys.stderr)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from footprints.chip import ChipGrid, Detector, InputSpec, Scaling
 from footprints.errors import ChipSizeError, FootprintsWarning
+from footprints.progress import is_hidden, tqdm
 from footprints.raster.reader import SceneGrid, resample_scene, resize_picture
 from footprints.raster.scaling import fit_scaling
 from footprints.raster.source import Scene
@@ -93,7 +93,7 @@ def detect(covers: Sequence[Cover], looking: Looking) -> Generator[DetectedScene
         total = sum(len(each.chips) for each in looks)
         scaling = fit_scaling(scene, looking.detector.input_spec)
         with tqdm(
-            total=total, desc=scene.name, unit="chip", disable=None if looking.progress else True
+            total=total, desc=scene.name, unit="chip", disable=is_hidden(progress=looking.progress)
         ) as bar:
             passes = [
                 Pass(

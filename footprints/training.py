@@ -7,6 +7,7 @@ A run lives in one folder: ``config.yaml`` (resolved), ``metrics.csv`` (a row pe
 from __future__ import annotations
 
 import importlib.util
+import logging
 import multiprocessing
 import os
 import threading
@@ -79,6 +80,7 @@ def train(
     prepared = prepare(config)
     chips, validation, spec = prepared.chips, prepared.validation, prepared.spec
     task = DetectionTask(make_network(config), config, spec)
+    _hush_lightning()
     trainer = _trainer(config, folder, spec, progress=progress)
     _check_counts(config, len(validation), trainer.world_size)
     if trainer.is_global_zero:
@@ -98,6 +100,12 @@ def train(
             # How Lightning ends what was interrupted: it would end a caller's program, too.
             raise KeyboardInterrupt from err
     return folder / WEIGHTS
+
+
+def _hush_lightning() -> None:
+    """Hear Lightning from where on we are heard: by itself it tells everybody of its settings."""
+    level = logging.getLogger("footprints").getEffectiveLevel()
+    logging.getLogger("lightning.pytorch").setLevel(level)
 
 
 def is_first_process() -> bool:

@@ -28,7 +28,6 @@ from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from shapely import GeometryType
-from tqdm import tqdm
 
 from footprints.chip import Window
 from footprints.data.coco import to_segmentation
@@ -51,6 +50,7 @@ from footprints.data.targets import (
     visible_parts,
 )
 from footprints.errors import LayerError, OutputError
+from footprints.progress import is_hidden, tqdm
 from footprints.raster.source import Scene
 from footprints.vector.affine import apply_affine
 from footprints.vector.classes import read_values
@@ -144,7 +144,7 @@ def write_chips(
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
             unfinished = Path(beside, "chips")
             writer = _Writer(unfinished, classes)
-            shown = tqdm(cuts, unit="chip", disable=None if progress else True)
+            shown = tqdm(cuts, unit="chip", disable=is_hidden(progress=progress))
             for image, some in groupby(shown, key=lambda pair: pair[0].image):
                 with image.open() as raster:
                     for cut, where in some:

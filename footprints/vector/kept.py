@@ -31,12 +31,12 @@ from pyarrow import parquet
 from pydantic import NonNegativeInt, model_validator
 from pyproj import CRS
 from pyproj.exceptions import CRSError
-from tqdm.auto import tqdm
 
 from footprints.chip import ChipGrid
 from footprints.config import Count, Settings, Share, parse_config
 from footprints.errors import ConfigError, FootprintsError, OutputError, RunError
 from footprints.files import check_place
+from footprints.progress import is_hidden, tqdm
 from footprints.vector.detected import ChipRow, DetectedScene, Pass
 from footprints.vector.outlines import Outlines
 
@@ -318,7 +318,7 @@ def kept_scenes(folder: str | Path, run: KeptRun, *, progress: bool) -> Iterator
     for scene in run.scenes:
         total = sum(len(each.rows) for each in scene.passes)
         with tqdm(
-            total=total, desc=scene.source, unit="row", disable=None if progress else True
+            total=total, desc=scene.source, unit="row", disable=is_hidden(progress=progress)
         ) as bar:
             passes = [
                 Pass(each.chips, each.affine, _kept_rows(Path(folder, each.file), each, bar))

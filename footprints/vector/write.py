@@ -197,7 +197,9 @@ def _write(layer: GeoDataFrame, path: Path, geometry: str) -> None:
         if is_geojson:
             content = content.replace(_COLLECTION, _head(record, is_placed=is_placed), 1)
         path.write_bytes(content)
-        if suffix == ".gpkg" and geometry == "Polygon" and "confidence" in layer:
+        # The style draws no outline that has no confidence.
+        has_style = "confidence" in layer and bool(layer["confidence"].notna().all())
+        if suffix == ".gpkg" and geometry == "Polygon" and has_style:
             embed_style(path, _TIME_STAMP["OGR_CURRENT_DATE"])
 
 
