@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from footprints.addresses import is_address
 from footprints.errors import RasterError
 
 RASTER_ENDINGS = frozenset({".tif", ".tiff", ".vrt", ".jp2", ".img"})
@@ -25,7 +26,7 @@ def list_rasters(named: str | Path | Sequence[str | Path]) -> list[str]:
     """
     if not isinstance(named, str | Path):
         return [raster for entry in named for raster in list_rasters(entry)]
-    if _is_address(str(named)):
+    if is_address(str(named)):
         return [str(named)]
     path = Path(named)
     if path.is_dir():
@@ -52,9 +53,4 @@ def _lines(path: Path) -> list[str]:
         raise RasterError(f"cannot read the list {path}: {reason}") from err
     named = [line for line in lines if line and not line.startswith("#")]
     # An absolute path stays as it is.
-    return [line if _is_address(line) else str(path.parent / line) for line in named]
-
-
-def _is_address(named: str) -> bool:
-    """Whether it is GDAL's to look for; a question mark is none of a pattern there."""
-    return "://" in named or named.startswith("/vsi")
+    return [line if is_address(line) else str(path.parent / line) for line in named]
