@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 import rasterio
 from rasterio import DatasetReader
+from rasterio.env import ensure_env_with_credentials
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from footprints.addresses import is_address
@@ -71,12 +72,18 @@ def open_dataset(address: str, *, trusted: bool = True, **options: int) -> Datas
         with gdal_options(address), warnings.catch_warnings():
             # A missing georeference is an error of ours, or what the user asked for.
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            return patiently(address, lambda: rasterio.open(address, driver=drivers, **options))
+            return patiently(address, lambda: _open(address, drivers, **options))
     except RasterioIOError as err:
         if not is_address(address) and not Path(address).exists():
             raise RasterError(f"{address} does not exist") from err
         reason = " ".join(str(err).split())
         raise RasterError(f"cannot open {address} as a raster: {reason}") from err
+
+
+@ensure_env_with_credentials  # type: ignore[untyped-decorator]
+def _open(fp: str, drivers: Sequence[str] | None, **options: int) -> DatasetReader:
+    """`rasterio.open` for a choice of drivers, of which it takes one or all."""
+    return DatasetReader(fp, driver=drivers, **options)
 
 
 def patiently(address: str, read: Callable[[], _Result]) -> _Result:

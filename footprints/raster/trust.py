@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from xml.etree.ElementTree import Element, ParseError, XMLPullParser
 
 import rasterio
@@ -127,7 +127,7 @@ def _names_file(element: Element, attributes: dict[str, str]) -> bool:
 
 def _elements(virtual: Path) -> Iterator[Element]:
     """The elements of an XML file, which never is in memory as a whole."""
-    parser = XMLPullParser(["end"])
+    parser: XMLPullParser[Any] = XMLPullParser(["end"])
     last = b""
     try:
         with virtual.open("rb") as file:
