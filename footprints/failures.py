@@ -133,7 +133,8 @@ class Tally:
         self._say(SceneOutcome(scene.source, state, chips, len(layer), area_m2, seconds, reason))
         if faults:
             warnings.warn(
-                f"{scene.source}: {len(faults)} chips could not be read, first: {reason}",
+                f"{scene.source}: {len(faults)} {'chip' if len(faults) == 1 else 'chips'} could "
+                f"not be read, first: {reason}",
                 FailureWarning,
                 stacklevel=3,
             )

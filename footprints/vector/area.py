@@ -111,9 +111,9 @@ class Area:
         reach = np.ptp(bounds.reshape(2, 2), axis=0).max()
         window = shapely.box(*(bounds + reach * np.array([-1, -1, 1, 1])))
         some = shapely.segmentize(shapely.intersection(self.ground, window), reach / CHORDS)
-        parts = clean_polygons(
-            GeoDataFrame(geometry=_polygons(some), crs=self.crs), name="area of interest"
-        )
+        parts = GeoDataFrame(geometry=_polygons(some), crs=self.crs)
+        if parts.empty:
+            return shapely.MultiPolygon()
         return shapely.union_all(reproject(parts, crs).geometry.to_numpy())
 
 
