@@ -128,7 +128,8 @@ def predict(
     scenes: Annotated[
         list[str],
         typer.Argument(
-            help="Rasters: files, addresses, folders, patterns, or a .txt file that lists them."
+            help="Rasters: files, addresses, folders, patterns, a .txt file that lists them, STAC "
+            "items, a tile index."
         ),
     ],
     output: Output,
@@ -211,6 +212,13 @@ def predict(
             "into the layer.",
         ),
     ] = False,
+    asset: Annotated[
+        str | None,
+        typer.Option(
+            help="Asset of STAC items that holds the image; default: the one whose role is data or "
+            "visual."
+        ),
+    ] = None,
     allow_outside: Annotated[
         bool,
         typer.Option(
@@ -266,6 +274,7 @@ def predict(
             resume=resume,
             keep_going=keep_going,
             retry_failed=retry_failed,
+            asset=asset,
             allow_outside=allow_outside,
             told=outcomes.append,
             progress=not quiet,
@@ -273,7 +282,7 @@ def predict(
     if overlay is not None:
         save_overlay(
             layer,
-            list_rasters(scenes)[0],
+            list_rasters(scenes, asset=asset, allow_outside=allow_outside)[0],
             overlay,
             bands=read_bands,
             nodata=nodata,

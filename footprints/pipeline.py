@@ -121,6 +121,7 @@ def predict(
     resume: bool = False,
     keep_going: bool = False,
     retry_failed: bool = False,
+    asset: str | None = None,
     allow_outside: bool = False,
     told: Callable[[SceneOutcome], object] | None = None,
     progress: bool = True,
@@ -132,7 +133,7 @@ def predict(
 
     Args:
         scenes: Rasters: files, or ``https://``, ``s3://`` and ``/vsi...`` addresses; and folders,
-            patterns and lists of them (`footprints.raster.listing.list_rasters`).
+            patterns, lists, STAC items and tile indexes (`footprints.raster.listing.list_rasters`).
         output: Layer to write; its ending names the format, or it is the address of a table in a
             PostGIS database (`footprints.vector.postgis`). None writes nothing.
         keypoints: Point layer to write, of the keypoints of every building; its columns are
@@ -183,6 +184,8 @@ def predict(
         retry_failed: Of a run that went on like this, do what is listed, and make the outputs
             anew: in the end they are those of a run where nothing failed. What fails again is
             listed again.
+        asset: Name of the asset to take of STAC items; None takes the one whose role is data or
+            visual.
         allow_outside: Scenes may name rasters anywhere, as virtual rasters do; otherwise those at
             or below their folder (`footprints.raster.trust`).
         told: Is told how each scene went, when it is through.
@@ -230,7 +233,7 @@ def predict(
     if keep is not None:
         check_run_place(Path(keep), overwrite=replaces)
     area = None if aoi is None else read_area(aoi)
-    paths = list_rasters(scenes)
+    paths = list_rasters(scenes, asset=asset, allow_outside=allow_outside)
     _check_paths(paths)
     if batch_size < 1:
         raise ConfigError(f"batch size must be at least 1, got {batch_size}")

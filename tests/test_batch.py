@@ -132,16 +132,17 @@ def test_of_the_same_file_only_chips_that_failed_are_tried_again(
 ):
     """As after a connection that broke."""
     output = tmp_path / "towns.gpkg"
-    with monkeypatch.context() as broken, pytest.warns(FailureWarning, match="1 chip could not"):
-        read = rows.read_chip
+    read = rows.read_chip
 
-        def read_or_fail(grid, window, scaling):
-            if grid.scene.name == NAMES[1] and (window.y, window.x) == (128, 64):
-                raise RasterError("the connection broke")
-            return read(grid, window, scaling)
+    def read_or_fail(grid, window, scaling):
+        if grid.scene.name == NAMES[1] and (window.y, window.x) == (128, 64):
+            raise RasterError("the connection broke")
+        return read(grid, window, scaling)
 
-        broken.setattr(rows, "read_chip", read_or_fail)
+    monkeypatch.setattr(rows, "read_chip", read_or_fail)
+    with pytest.warns(FailureWarning, match="1 chip could not"):
         fp.predict(scenes, output=output, detector=detector(), keep_going=True, **GRID)
+    monkeypatch.setattr(rows, "read_chip", read)
     rest = detector()
     fp.predict(scenes, output=output, detector=rest, retry_failed=True, **GRID)
     assert output.read_bytes() == whole

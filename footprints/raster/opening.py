@@ -17,7 +17,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from footprints.addresses import is_address
 from footprints.errors import RasterError
-from footprints.raster.trust import check_names, harmless_drivers
+from footprints.raster.trust import HINT, check_names, harmless_drivers
 
 # Goes behind the user's environment. GDAL would cache blocks in 5% of the machine's memory, in
 # every process; and a server that stops answering must fail a read, not hang it. Code in a VRT is
@@ -40,6 +40,9 @@ _REMOTE_OPTIONS = {
 
 # GDAL asks again after an answer that says so, but not where a connection breaks in the middle.
 _PAUSES_S = (0.5, 2.0, 8.0)
+
+_NO_FORMAT = "not recognized as being in a supported"
+"""GDAL's words where none of the drivers asked knows a file."""
 
 _Result = TypeVar("_Result")
 
@@ -77,6 +80,8 @@ def open_dataset(address: str, *, trusted: bool = True, **options: int) -> Datas
         if not is_address(address) and not Path(address).exists():
             raise RasterError(f"{address} does not exist") from err
         reason = " ".join(str(err).split())
+        if drivers is not None and _NO_FORMAT in reason:
+            reason += f"; virtual rasters far away and services are not looked at; {HINT}"
         raise RasterError(f"cannot open {address} as a raster: {reason}") from err
 
 
@@ -106,7 +111,7 @@ def _says_no(err: RasterioIOError) -> bool:
     """Whether the server gave an answer that will be the same the next time."""
     reason = str(err)
     codes = ("400", "401", "403", "404", "410")
-    return any(f"code: {code}" in reason for code in codes) or "not recognized" in reason
+    return any(f"code: {code}" in reason for code in codes) or _NO_FORMAT in reason
 
 
 def stamp_of(address: str) -> str | None:
