@@ -273,19 +273,24 @@ class Scene:
             top - rows.start : bottom - rows.start, left - columns.start : right - columns.start
         ]
         with gdal_options(self.path), _reading(self.name, box, self.width / level.width):
-            stored = patiently(
-                self.path, lambda: level.read(self.bands, window=box, out_dtype=self.dtype)
-            )
-            data = self.rule.valid(self._dataset, level, box, stored)
-            if self._may_have_collar and is_black(stored, LOSSY_BLACK).any() and self._collar:
-                data &= ~self._collar.covers(
-                    stored,
-                    (np.arange(left, right) + 0.5) / level.width,
-                    (np.arange(top, bottom) + 0.5) / level.height,
-                )
+            stored, data = patiently(self.path, lambda: self._read_inside(level, box))
         pixels[:, *inside] = np.where(data, stored, 0)
         valid[inside] = data
         return pixels, valid
+
+    def _read_inside(
+        self, level: DatasetReader, box: RasterWindow
+    ) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """Read whole pixels of the raster or of an overview, and which of them are data."""
+        stored = level.read(self.bands, window=box, out_dtype=self.dtype)
+        data = self.rule.valid(self._dataset, level, box, stored)
+        if self._may_have_collar and is_black(stored, LOSSY_BLACK).any() and self._collar:
+            columns = np.arange(box.col_off, box.col_off + box.width)
+            rows = np.arange(box.row_off, box.row_off + box.height)
+            data &= ~self._collar.covers(
+                stored, (columns + 0.5) / level.width, (rows + 0.5) / level.height
+            )
+        return stored, data
 
     @property
     def _may_have_collar(self) -> bool:
