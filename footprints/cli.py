@@ -232,9 +232,12 @@ def predict(
 ) -> None:
     """Find the buildings of one or more scenes and write them as one layer.
 
+    With a folder as output, or {scene} in its name, every scene has a layer of its own.
+
     Example: footprints predict data_samples/town.tif -o town.gpkg
     """
     _configure(quiet=quiet, verbose=verbose)
+    from footprints.batch import is_pattern, predict_each
     from footprints.failures import outcome_table
     from footprints.model.detector import load_detector
     from footprints.pictures import check_picture, save_overlay
@@ -247,8 +250,11 @@ def predict(
     start = time.perf_counter()
     detector = load_detector(weights, device=device, precision=precision)
     outcomes: list[SceneOutcome] = []
+    each = is_pattern(output := _one_per_scene(output))
+    if each and overlay is not None:
+        raise OutputError("--overlay draws one picture; leave it out where every scene has a layer")
     with _resumable():
-        layer = run(
+        layer = (predict_each if each else run)(
             scenes,
             output=output,
             keypoints=keypoints,
@@ -292,10 +298,19 @@ def predict(
         )
     if not quiet:
         things = "buildings" if detector.input_spec.short_side is None else "objects"
-        if len(outcomes) > 1:
+        if each or len(outcomes) > 1:
             print(outcome_table(outcomes, things))
-        _print_sum(layer, output, start, things)
+        if not each:
+            _print_sum(layer, output, start, things)
     _raise_for_failures(outcomes, keep or output)
+
+
+def _one_per_scene(output: str) -> str:
+    """A folder stands for one layer of each scene in it."""
+    from footprints.batch import PLACEHOLDER
+
+    is_folder = output.endswith("/") or Path(output).is_dir()
+    return str(Path(output, f"{PLACEHOLDER}.gpkg")) if is_folder else output
 
 
 def _raise_for_failures(outcomes: Sequence[SceneOutcome], output: Path | str) -> None:

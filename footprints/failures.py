@@ -73,6 +73,8 @@ class Tally:
     """Notes how each scene of a run goes, and lets the run go on where one fails.
 
     Args:
+        scenes: Files and addresses of all scenes.
+        beside: Output beside which failures are listed; None lists none.
         keep_going: A scene that fails does not end the run.
         told: Is told of each scene when it is through.
     """
@@ -81,12 +83,14 @@ class Tally:
         self,
         scenes: Sequence[str],
         *,
-        keep_going: bool,
+        beside: Path | None = None,
+        keep_going: bool = False,
         told: Callable[[SceneOutcome], object] | None = None,
     ) -> None:
         self.keep_going = keep_going
         self.failures: list[Failure] = []
         self._scenes = [redact(scene) for scene in scenes]
+        self._beside = beside
         self._told = told
 
     @contextmanager
@@ -139,6 +143,15 @@ class Tally:
                 stacklevel=3,
             )
 
+    def write(self) -> None:
+        """Write the list beside the output, or remove the one that is there if nothing failed.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        if self._beside is not None:
+            _write_failures(self.failures, failures_of(self._beside))
+
     def all_failed(self) -> str:
         """What is wrong where no scene is left, in one line."""
         first = self.failures[0]
@@ -184,13 +197,7 @@ def failures_of(output: Path) -> Path:
     return output.with_name(output.name + ENDING)
 
 
-def write_failures(failures: Sequence[Failure], output: Path) -> None:
-    """Write the list, or remove the one that is there if nothing failed.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    path = failures_of(output)
+def _write_failures(failures: Sequence[Failure], path: Path) -> None:
     if not failures:
         path.unlink(missing_ok=True)
         return

@@ -27,7 +27,7 @@ from shapely import Geometry, Polygon
 from footprints.chip import ChipGrid, Detector
 from footprints.detection import Looking, Measured, cover_scene, detect
 from footprints.errors import ConfigError, OrientationWarning, RasterError, RunError
-from footprints.failures import SceneOutcome, Tally, failed_before, write_failures
+from footprints.failures import SceneOutcome, Tally, failed_before
 from footprints.merging import merge_own_scenes
 from footprints.raster.listing import list_rasters
 from footprints.raster.source import Scene, open_scene
@@ -261,7 +261,7 @@ def predict(
     )
     _check_keypoints(wanted, run)
     heard_from = EVIDENCE_SHARE * run.kept_confidence
-    tally = Tally(paths, keep_going=keep_going or retry_failed, told=told)
+    tally = Tally(paths, beside=beside, keep_going=keep_going or retry_failed, told=told)
 
     def measure(scene: Scene) -> Cover:
         cover = cover_scene(scene, spec, chip_size=chip_size, overlap=overlap)
@@ -305,10 +305,9 @@ def predict(
         if keep is not None:
             found = opened.enter_context(closing(keep_scenes(found, run, Path(keep))))
         layer = _make_layer(found, run, wanted, tally)
-        if journal is not None and beside is not None:
-            if tally.failures:
-                journal.keep()
-            write_failures(tally.failures, beside)
+        if journal is not None and tally.failures:
+            journal.keep()
+        tally.write()
         return layer
 
 
@@ -401,7 +400,7 @@ def finish(
     for scene in kept.scenes:
         fine = scene.passes[0]
         _check_reach(fine.chips, fine.affine, scene.place, wanted.crs)
-    tally = Tally([scene.path for scene in kept.scenes], keep_going=False)
+    tally = Tally([scene.path for scene in kept.scenes])
     return _make_layer(kept_scenes(run, kept, progress=progress), kept, wanted, tally)
 
 
@@ -419,6 +418,7 @@ def _make_layer(
             tally.through(scene, layer, chips=chips, began=began)
         began = time.perf_counter()
     if not layers:
+        tally.write()
         raise RasterError(tally.all_failed())
     layer = concat_layers(layers, crs=wanted.crs)
     if len(layers) > 1 and not may_overlap:

@@ -1,8 +1,10 @@
 """Runs over many scenes: those that fail are left out, listed, and brought in later."""
 
+import errno
 import os
 import resource
 import shutil
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,9 +17,12 @@ from known_buildings import KnownBuildings
 from known_town import HEIGHT, NORTH_UP, TOWN, UTM, WIDTH, on_ground
 from labelled_scenes import write_image
 from test_resume import Cut, Tired
+from typer.testing import CliRunner
 
 import footprints as fp
 from footprints import rows
+from footprints.batch import predict_each
+from footprints.cli import app
 from footprints.errors import (
     ConfigError,
     FailureWarning,
@@ -26,7 +31,8 @@ from footprints.errors import (
     RunError,
 )
 from footprints.failures import SceneOutcome, failures_of
-from footprints.vector.journal import journal_of
+from footprints.vector.journal import Asked, Journal, journal_of
+from footprints.vector.read import read_layer
 
 GRID = {"chip_size": 96, "overlap": 32, "batch_size": 2, "progress": False}
 SIDE = 0.3 * WIDTH
@@ -156,7 +162,7 @@ def test_nothing_is_left_out_unasked(scenes, tmp_path):
     assert not list(tmp_path.glob(".*")) + list(tmp_path.glob("towns*"))
 
 
-def test_where_all_fail_nothing_is_written(scenes, tmp_path):
+def test_where_all_fail_there_is_no_layer(scenes, tmp_path):
     for scene in scenes:
         lose(scene)
     with (
@@ -164,7 +170,13 @@ def test_where_all_fail_nothing_is_written(scenes, tmp_path):
         pytest.raises(RasterError, match=r"all 3 scenes failed, first .*a.tif: .* not exist"),
     ):
         fp.predict(scenes, output=tmp_path / "a.gpkg", detector=detector(), keep_going=True, **GRID)
-    assert not list(tmp_path.glob("a.gpkg*"))
+    assert [path.name for path in tmp_path.glob("*a.gpkg*")] == ["a.gpkg.failures.csv"]
+    for number, scene in enumerate(scenes):
+        write_scene(scene, number)
+    layer = fp.predict(
+        scenes, output=tmp_path / "a.gpkg", detector=detector(), retry_failed=True, **GRID
+    )
+    assert len(layer) == 36
 
 
 def test_there_must_be_something_to_try_again(scenes, tmp_path):
@@ -256,3 +268,144 @@ def test_many_scenes_are_few_open_files(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     assert len(layer.attrs["footprints"]) == 40
+
+
+# One layer for each scene.
+
+
+def test_each_scene_can_have_its_own_layer(scenes, tmp_path):
+    safe = scenes[1].read_bytes()
+    lose(scenes[1])
+    pattern = tmp_path / "layers" / "{scene}.parquet"
+    asked = {"output": pattern, "detector": detector(), **GRID}
+    with pytest.warns(FailureWarning, match="does not exist"):
+        outcomes = predict_each(scenes, keep_going=True, **asked)
+    assert [outcome.state for outcome in outcomes] == ["done", "failed", "done"]
+    layers = tmp_path / "layers"
+    left = "b with 'quotes'.parquet"
+    assert {path.name for path in layers.iterdir()} == {
+        "a.parquet",
+        "Ünï cødé 東京.parquet",
+        f"{left}.failures.csv",
+    }
+    scenes[1].write_bytes(safe)
+    (again,) = predict_each(scenes, retry_failed=True, **asked)
+    assert (again.source, again.state) == (NAMES[1], "done")
+    assert not list(layers.glob("*.csv")) + list(layers.glob(".*"))
+    alone = fp.predict(scenes[1], detector=detector(), **GRID)
+    assert len(read_layer(layers / left)) == len(alone) == again.buildings
+    assert predict_each(scenes, resume=True, **asked) == []
+
+
+def test_layers_of_one_name_are_refused(scenes, tmp_path):
+    other = write_scene(tmp_path / "other" / NAMES[0], 0)
+    with pytest.raises(ConfigError, match="layers of one name"):
+        predict_each([*scenes, other], output=tmp_path / "{scene}.gpkg", detector=detector())
+    with pytest.raises(ConfigError, match=r"keep .*run is one for all scenes"):
+        predict_each(
+            scenes, output=tmp_path / "{scene}.gpkg", keep=tmp_path / "run", detector=detector()
+        )
+
+
+# The command.
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Runs `footprints predict` with the detector of known buildings."""
+    monkeypatch.setattr("footprints.model.detector.load_detector", lambda *_, **__: detector())
+
+    def run(*arguments: object):
+        grid = ["--chip-size", "96", "--overlap", "32"]
+        return CliRunner().invoke(app, ["predict", *map(str, arguments), *grid])
+
+    return run
+
+
+def test_the_command_sums_up_and_says_that_something_is_missing(scenes, tmp_path, command):
+    lose(scenes[1])
+    output = tmp_path / "towns.gpkg"
+    result = command(*scenes, "-o", output, "--keep-going")
+    assert result.exit_code == 3
+    head, *lines, total = result.stdout.splitlines()
+    assert head.split() == ["scene", "chips", "buildings", "area", "seconds", "state"]
+    assert [line.split("  ")[0].strip() for line in lines] == [NAMES[1], NAMES[0], NAMES[2]]
+    assert lines[1].endswith("  done")
+    assert "does not exist" in lines[0]
+    assert total.startswith("24 buildings, ")
+    last = result.stderr.splitlines()[-1]
+    assert last == (
+        f"footprints: 1 of 3 scenes failed in whole or in part, listed in {output}.failures.csv; "
+        "go on with --retry-failed"
+    )
+    write_scene(scenes[1], 1)
+    result = command(*scenes, "-o", output, "--retry-failed", "-q")
+    assert (result.exit_code, result.output) == (0, "")
+    assert len(read_layer(output)) == 36
+
+
+def test_a_folder_gets_a_layer_for_each_scene(scenes, tmp_path, command):
+    result = command(*scenes, "-o", f"{tmp_path / 'layers'}/")
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == 4
+    assert len(list((tmp_path / "layers").glob("*.gpkg"))) == 3
+
+
+def test_a_terminated_command_can_be_gone_on_with(scenes, tmp_path, command, monkeypatch):
+    class Terminated(Tired):
+        def __call__(self, chips):
+            found = super().__call__(chips)
+            if len(self.shown) > 6:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return found
+
+    output = tmp_path / "towns.gpkg"
+    with monkeypatch.context() as stopped:
+        stopped.setattr(
+            "footprints.model.detector.load_detector", lambda *_, **__: Terminated(TOWNS)
+        )
+        result = command(*scenes, "-o", output)
+    assert result.exit_code == 143
+    assert result.stderr.splitlines()[-1] == "footprints: stopped; go on with --resume"
+    assert not output.exists()
+    assert list(journal_of(output).glob("*.parquet"))
+    assert command(*scenes, "-o", output, "--resume").exit_code == 0
+    assert len(read_layer(output)) == 36
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_can_be_gone_on_with(
+    scenes, tmp_path, command, monkeypatch
+):
+    output = tmp_path / "towns.gpkg"
+    replace = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        if "1-1-00002" in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return replace(path, content)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "write_bytes", full)
+        result = command(*scenes, "-o", output, "--keep-going")
+    assert result.exit_code == 1
+    assert "cannot write unfinished run" in result.stderr.splitlines()[-1]
+    assert "No space left on device" in result.stderr.splitlines()[-1]
+    assert command(*scenes, "-o", output, "--resume").exit_code == 0
+
+
+def test_runs_that_begin_together_do_not_mix(scenes, tmp_path):
+    """Both find no journal; the first row that is done settles whose the output is."""
+    output = tmp_path / "towns.gpkg"
+
+    class Meddling(KnownBuildings):
+        def __call__(self, chips):
+            if not journal_of(output).exists():
+                other = Journal(output, Asked({}, []), resume=False, overwrite=False)
+                other.keep()
+                others.append(other)
+            return super().__call__(chips)
+
+    others: list[Journal] = []
+    with pytest.raises(RunError, match="another process is at work on"):
+        fp.predict(scenes, output=output, detector=Meddling(TOWNS), **GRID)
+    others[0].close()
