@@ -32,7 +32,7 @@ def predict_each(
     scenes: str | Path | Sequence[str | Path],
     *,
     output: str | Path,
-    detector: Detector,
+    detector: Detector | None = None,
     resume: bool = False,
     keep_going: bool = False,
     retry_failed: bool = False,
@@ -45,7 +45,7 @@ def predict_each(
     Args:
         scenes: As for `predict`.
         output: Pattern of the layers; its folder is made.
-        detector: What finds the buildings.
+        detector: What finds the buildings; None loads the weights that ship.
         resume: Leave out scenes whose layer is there, go on with one that was cut short.
         keep_going: A scene that fails does not end the run; it is listed beside its layer.
         retry_failed: Do scenes that failed, those with chips that could not be read, and those
@@ -61,6 +61,10 @@ def predict_each(
         ConfigError: An output does not name the scene, or two scenes have one name.
         FootprintsError: As `predict`.
     """
+    if detector is None:
+        from footprints.model.detector import load_detector
+
+        detector = load_detector()
     asset, outside = options.get("asset"), options.get("allow_outside", False)
     paths = list_rasters(scenes, asset=asset, allow_outside=outside)
     outcomes: list[SceneOutcome] = []

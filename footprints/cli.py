@@ -65,23 +65,30 @@ class _OneLineErrors(TyperGroup):
 @contextmanager
 def _resumable() -> Iterator[None]:
     """What is done here can be gone on with; who stops it is told so."""
-    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     except KeyboardInterrupt as err:
         print("footprints: stopped; go on with --resume", file=sys.stderr)
         terminated = isinstance(err, _Terminated)
         raise typer.Exit(_TERMINATED if terminated else _INTERRUPTED) from err
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Terminated(KeyboardInterrupt):
     """Another process asked this one to end, as schedulers do before they kill it."""
 
 
-def _terminate(*_: object) -> None:
-    raise _Terminated
+@contextmanager
+def _heeding_sigterm() -> Iterator[None]:
+    """SIGTERM ends what is done here as Ctrl-C does; training has Lightning's own way."""
+
+    def terminate(*_: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 app = typer.Typer(
@@ -253,7 +260,7 @@ def predict(
     each = is_pattern(output := _one_per_scene(output))
     if each and overlay is not None:
         raise OutputError("--overlay draws one picture; leave it out where every scene has a layer")
-    with _resumable():
+    with _resumable(), _heeding_sigterm():
         layer = (predict_each if each else run)(
             scenes,
             output=output,
