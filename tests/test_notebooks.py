@@ -23,7 +23,7 @@ from rasterio.windows import Window
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-TRAINING = {"WIDTH": 420, "HEIGHT": 320, "CHIP_SIZE": 128, "CHIPS": 2, "EPOCHS": 2, "STEPS": 8}
+TRAINING = {"WIDTH": 420, "HEIGHT": 320, "CHIP_SIZE": 128, "CHIPS": 2, "EPOCHS": 1, "STEPS": 6}
 """Side of the generated scenes in pixels, and how long is trained."""
 HOUR = 3600
 
