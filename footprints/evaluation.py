@@ -41,7 +41,7 @@ UNKNOWN_SHARE = 0.5
 _NO_NAMES: NDArray[np.object_] = np.empty(0, dtype=object)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Report:
     """How well a layer of footprints agrees with the truth.
 
@@ -99,6 +99,10 @@ class Report:
             for name, each in (self.classes or {}).items()
         ]
         return [head, *rows] if rows else []
+
+    def __repr__(self) -> str:
+        # A notebook shows this of a last line: the figures, to be read.
+        return str(self)
 
     def __str__(self) -> str:
         lines = [f"{name:<11}   {value}" for name, value in self.headline()]

@@ -49,6 +49,14 @@ class NetworkDetector:
         self.precision = precision
         self._model = model.eval().to(device).to(memory_format=torch.channels_last)
 
+    def __repr__(self) -> str:
+        spec = self.input_spec
+        pixel = "" if spec.gsd_m is None else f"{spec.gsd_m:g} m per pixel, "
+        return (
+            f"{type(self).__name__}({self.name}: {', '.join(self.classes)}; {spec.bands} bands, "
+            f"{pixel}{self.precision} on {self.device})"
+        )
+
     @property
     def name(self) -> str:
         """What the ``model`` column says."""
