@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from footprints.batch import predict_each
     from footprints.config import RunConfig, load_config
     from footprints.data.chips import write_chips
     from footprints.data.faults import LabelReport, check_labels
@@ -50,6 +51,7 @@ _HOMES = {
     "plot": "footprints.plotting",
     "plot_instances": "footprints.plotting",
     "predict": "footprints.pipeline",
+    "predict_each": "footprints.batch",
     "regularize": "footprints.vector.regularize",
     "save_overlay": "footprints.pictures",
     "show": "footprints.show_chips",
@@ -79,6 +81,7 @@ __all__ = [
     "plot",
     "plot_instances",
     "predict",
+    "predict_each",
     "regularize",
     "save_overlay",
     "show",
