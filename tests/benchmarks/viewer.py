@@ -35,7 +35,7 @@ UTM = "EPSG:32645"
 CORNER = (300_000.0, 3_100_000.0)
 PIXEL_M = 0.9
 FRAMES = 60
-ZOOMS = {"all of it": 0, "a quarter of it": 2, "a few streets": 8}
+ZOOMS = {"all of it": 0, "2.25 times as near": 2, "26 times as near": 8}
 """Presses of the plus key, each a factor of 1.5."""
 _MOVE = """async (frames) => {
   const times = [];

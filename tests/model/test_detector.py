@@ -236,3 +236,9 @@ def test_the_default_device_is_there():
     assert torch.zeros(1, device=choose_device()).item() == 0
     assert choose_device("cpu") == choose_device(CPU) == CPU
     assert choose_device("auto") == choose_device()
+
+
+def test_a_detector_says_what_it_is():
+    shown = repr(load_detector(device="cpu", precision="float32"))
+    assert shown.startswith("NetworkDetector(buildings-lite0: building; 3 bands, 0.27 m per pixel")
+    assert shown.endswith("torch.float32 on cpu)")
