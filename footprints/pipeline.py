@@ -32,6 +32,7 @@ from footprints.merging import merge_own_scenes
 from footprints.raster.listing import list_rasters
 from footprints.raster.source import Scene, open_scene
 from footprints.rows import Cover
+from footprints.stages import staged
 from footprints.vector.detected import ChipRow, DetectedScene
 from footprints.vector.journal import open_journal
 from footprints.vector.kept import KeptRun, check_run_place, keep_scenes, kept_scenes, read_run
@@ -434,6 +435,7 @@ def _make_layer(scenes: Iterable[DetectedScene], run: KeptRun, wanted: _Wanted) 
     return layer
 
 
+@staged("merging")
 def _merge_scene(
     scene: DetectedScene, confidence: float, *, overlaps: bool
 ) -> tuple[Footprints, Geometry]:

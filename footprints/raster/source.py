@@ -34,6 +34,7 @@ from footprints.raster.nodata import (
     nodata_rule,
 )
 from footprints.raster.resample import resample, triangle_taps
+from footprints.stages import staged
 
 _PIXEL_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 
@@ -55,6 +56,7 @@ _TURNED = frozenset("2345678")
 _MAX_VALUES = 1 << 25
 
 
+@staged("opening")
 def open_scene(
     path: str | Path,
     *,

@@ -27,6 +27,7 @@ from pyarrow import parquet
 
 from footprints.errors import OutputError, RunError
 from footprints.files import write_whole
+from footprints.stages import staged
 from footprints.vector.detected import ChipRow
 from footprints.vector.kept import from_table, to_table
 
@@ -76,6 +77,7 @@ class Journal:
         """Whether a row of chips is done."""
         return self._lock is not None and self._part(scene, look, row).is_file()
 
+    @staged("journal")
     def read(self, scene: int, look: int, row: int) -> ChipRow:
         """A row of chips that is done.
 
@@ -94,6 +96,7 @@ class Journal:
                 f"{path} is damaged ({reason}); remove it, and --resume does that row again"
             ) from err
 
+    @staged("journal")
     def write(self, scene: int, look: int, row: int, chips: ChipRow) -> None:
         """Note that a row of chips is done.
 
