@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -143,7 +143,13 @@ def predict(
         int | None,
         typer.Option(help="Pixels shared by neighbouring chips; default: a quarter of the chip."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Chips that go through together.")] = 2,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Chips that go through together; default: what fits a GPU, 2 on a CPU. Halved "
+            "where memory runs out."
+        ),
+    ] = None,
     bands: Bands = None,
     nodata: Nodata = None,
     crs: Annotated[str | None, typer.Option(help="CRS of the scenes, e.g. EPSG:32645.")] = None,
@@ -170,6 +176,10 @@ def predict(
         bool,
         typer.Option("--resume", help="Go on where the same command was cut short, if it was."),
     ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Also say where the time went, stage by stage, on stderr."),
+    ] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -182,13 +192,14 @@ def predict(
     from footprints.pictures import check_picture, save_overlay
     from footprints.pipeline import predict as run
     from footprints.raster.listing import list_rasters
+    from footprints.stages import measure_stages
 
     read_bands = _numbers(bands)
     if overlay is not None:
         check_picture(overlay, overwrite=overwrite)
     start = time.perf_counter()
     detector = load_detector(weights, device=device, precision=precision)
-    with _resumable():
+    with _resumable(), measure_stages() if profile else nullcontext() as stages:
         layer = run(
             scenes,
             output=output,
@@ -214,6 +225,8 @@ def predict(
             resume=resume,
             progress=not quiet,
         )
+        if stages is not None:
+            print(stages.table(), file=sys.stderr)
     if overlay is not None:
         save_overlay(
             layer,

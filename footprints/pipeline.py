@@ -25,7 +25,7 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 from shapely import Geometry, Polygon
 
-from footprints.chip import ChipGrid, Detector
+from footprints.chip import ChipGrid, Detector, SizesBatches
 from footprints.detection import Looking, cover_scene, detect
 from footprints.errors import ConfigError, OrientationWarning, RasterError, RunError
 from footprints.merging import merge_own_scenes
@@ -34,6 +34,7 @@ from footprints.raster.source import Scene, open_scene
 from footprints.rows import Cover
 from footprints.stages import staged
 from footprints.vector.detected import ChipRow, DetectedScene
+from footprints.vector.journal import BATCH_SIZE as JOURNALED_BATCH_SIZE
 from footprints.vector.journal import open_journal
 from footprints.vector.kept import KeptRun, check_run_place, keep_scenes, kept_scenes, read_run
 from footprints.vector.keypoints import keypoint_layer
@@ -52,6 +53,8 @@ from footprints.vector.write import check_output, write_layer
 if TYPE_CHECKING:
     import torch
 
+BATCH_SIZE = 2
+"""Chips that go through a detector together that does not know how many it can hold."""
 KEPT_CONFIDENCE = 0.05
 """Layers can be made from a kept run down to this confidence: networks let out nothing below."""
 
@@ -101,7 +104,7 @@ def predict(
     simplify_m: float | None = None,
     chip_size: int | None = None,
     overlap: int | None = None,
-    batch_size: int = 2,
+    batch_size: int | None = None,
     bands: Sequence[int] | None = None,
     nodata: float | None = None,
     crs: str | CRS | None = None,
@@ -147,7 +150,9 @@ def predict(
             detector's own. Detectors of photographs see a picture whole, resized to their size;
             a chip size cuts it into chips of its own pixels instead.
         overlap: Pixels shared by neighbouring chips; None takes a quarter of the chip.
-        batch_size: Chips that go through the network together.
+        batch_size: Chips that go through the network together; None takes what fits a GPU's free
+            memory, and 2 on a CPU. Where memory runs out, it is halved. A run that goes on
+            (``resume``) takes over what was in force.
         bands: Bands to read, 1-based, repeats allowed; None takes the first ones.
         nodata: Value of pixels without data; goes before the one the raster declares.
         crs: CRS of the rasters; goes before the one they declare.
@@ -202,7 +207,7 @@ def predict(
         check_run_place(Path(keep), overwrite=overwrite)
     paths = list_rasters(scenes)
     _check_paths(paths)
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch size must be at least 1, got {batch_size}")
     if pixels and not (crs is None and wanted.crs is None):
         raise ConfigError("pixel coordinates have no CRS; use --pixels, or --crs and --out-crs")
@@ -258,17 +263,31 @@ def predict(
             _check_reach(cover.chips, cover.grid.transform, cover.grid.scene.crs, wanted.crs)
         _warn_of_turned(rasters)
         heard_from = EVIDENCE_SHARE * run.kept_confidence
+        if batch_size is None:
+            batch_size = _fitting_batch(detector, covers)
         journal, beside = None, _journaled(output, keep)
         if beside is not None:
             asked = _asked(detector, covers, batch_size=batch_size, heard_from=heard_from)
             journal = opened.enter_context(
                 open_journal(beside, asked, resume=resume, overwrite=overwrite)
             )
+            batch_size = journal.batch_size
         looking = Looking(detector, batch_size, threshold, heard_from, progress, journal)
         found = opened.enter_context(closing(detect(covers, looking)))
         if keep is not None:
+            run.parameters["batch_size"] = batch_size
             found = opened.enter_context(closing(keep_scenes(found, run, Path(keep))))
         return _make_layer(found, run, wanted)
+
+
+def _fitting_batch(detector: Detector, covers: Sequence[Cover]) -> int:
+    """How many chips go through together where nobody says so."""
+    if not isinstance(detector, SizesBatches):
+        return BATCH_SIZE
+    return detector.fitting_batch(
+        max(cover.chips.chip_height for cover in covers),
+        max(cover.chips.chip_width for cover in covers),
+    )
 
 
 def _journaled(output: str | Path | None, keep: str | Path | None) -> Path | None:
@@ -286,7 +305,7 @@ def _asked(
         "version of footprints": version("building-footprints"),
         "model": detector.name,
         "digest of the weights": detector.digest,
-        "batch size": batch_size,
+        JOURNALED_BATCH_SIZE: batch_size,
         "least confidence kept": heard_from,
     }
     for number, cover in enumerate(covers, 1):

@@ -32,6 +32,9 @@ from footprints.vector.detected import ChipRow
 from footprints.vector.kept import from_table, to_table
 
 HEAD = "journal.json"
+BATCH_SIZE = "batch size"
+"""What a run was asked for under this name is not compared: a run that goes on takes over what was
+in force, which may be less than what was asked for, because memory ran out."""
 
 _READ, _VALID = b"footprints_read", b"footprints_valid"
 
@@ -72,6 +75,18 @@ class Journal:
         except RunError:
             self.close()
             raise
+
+    @property
+    def batch_size(self) -> int:
+        """How many chips go through together in the rows still to come."""
+        size: int = self._asked[BATCH_SIZE]
+        return size
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self._asked[BATCH_SIZE] = size
+        if self._lock is not None:
+            self._write_head()
 
     def has(self, scene: int, look: int, row: int) -> bool:
         """Whether a row of chips is done."""
@@ -138,9 +153,12 @@ class Journal:
             self._folder.mkdir(exist_ok=True)
         except OSError as err:
             raise OutputError(f"cannot make {self._folder}: {err.strerror}") from err
+        self._write_head()
+        self._take()
+
+    def _write_head(self) -> None:
         head = self._folder / HEAD
         write_whole(head, json.dumps(self._asked, indent=1).encode(), "unfinished run")
-        self._take()
 
     def _take(self) -> None:
         lock = (self._folder / HEAD).open("rb")
@@ -158,13 +176,14 @@ class Journal:
         except ValueError as err:
             head = self._folder / HEAD
             raise RunError(f"{head} is damaged; start anew with --overwrite") from err
-        for name in sorted({*before, *self._asked}):
+        for name in sorted({*before, *self._asked} - {BATCH_SIZE}):
             was, is_ = before.get(name), self._asked.get(name)
             if was != is_:
                 raise RunError(
                     f"cannot go on: {name} was {was}, is {is_}; put it back, or start anew with "
                     f"--overwrite"
                 )
+        self._asked[BATCH_SIZE] = before.get(BATCH_SIZE, self._asked.get(BATCH_SIZE))
 
     def _part(self, scene: int, look: int, row: int) -> Path:
         return self._folder / f"{scene + 1}-{look + 1}-{row:05d}.parquet"
