@@ -77,14 +77,19 @@ def look_at_rows(
     """
     looker = _Looker(detector, batch_size, cover)
     coming: deque[Future[ChipRow]] = deque()
-    with ThreadPoolExecutor(max_workers=1) as tracer:
+    with (
+        ThreadPoolExecutor(max_workers=1) as tracer,
+        contextlib.closing(_read_ahead(cover, scaling, rows, batch_size)) as ahead,
+    ):
         try:
-            for batches in _read_ahead(cover, scaling, rows, batch_size):
-                traced: list[Future[_Traced]] = []
+            for batches in ahead:
+                traced: list[Future[list[Outlines]]] = []
+                seen: list[tuple[int, shapely.Geometry]] = []
                 before = looker.batch_size
                 for batch in batches:
                     chips = [(number, chip) for number, chip in batch if chip.valid.any()]
                     shown = looker([chip for _, chip in chips])
+                    seen += _seen(cover, chips)
                     traced.append(submit(tracer, _trace, cover, chips, shown, heard_from))
                     count(len(batch))
                     if len(traced) > _TRACED_LATER:
@@ -93,7 +98,8 @@ def look_at_rows(
                         yield coming.popleft().result()
                 if looker.batch_size < before:
                     shrunk(looker.batch_size)
-                coming.append(submit(tracer, _gather, cover, traced, len(detector.keypoints)))
+                empty = Outlines.empty(keypoints=len(detector.keypoints))
+                coming.append(submit(tracer, _gather, cover, empty, traced, seen))
         except Exception:
             # Rows that were seen to their end are not lost with the one that was not.
             while coming:
@@ -162,13 +168,15 @@ def _is_out_of_memory(err: Exception) -> bool:
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "allocate memory" in str(err)
 
 
-@dataclass(frozen=True, slots=True)
-class _Traced:
-    """What a batch of chips showed."""
+def _seen(
+    cover: Cover, chips: Sequence[tuple[int, Chip]]
+) -> Iterator[tuple[int, shapely.Geometry]]:
+    """The column of each chip and its ground with data.
 
-    columns: list[int]
-    outlines: list[Outlines]
-    seen: list[shapely.Geometry]
+    Not in another thread: rasterio changes the process's warning filters for a moment.
+    """
+    for number, chip in chips:
+        yield cover.chips.row_column(number)[1], seen_ground(chip.valid, cover.chips.window(number))
 
 
 def _trace(
@@ -176,34 +184,35 @@ def _trace(
     chips: Sequence[tuple[int, Chip]],
     shown: Sequence[Instances],
     heard_from: float,
-) -> _Traced:
-    traced = _Traced([], [], [])
+) -> list[Outlines]:
+    """What each chip of a batch showed."""
+    traced = []
     with stage("tracing"):
         for (number, chip), instances in zip(chips, shown, strict=True):
-            window = cover.chips.window(number)
             heard = instances.take(np.flatnonzero(instances.scores >= heard_from))
-            traced.outlines.append(
-                Outlines.from_instances(heard, trace(heard), window, number, chip.valid)
-            )
-            traced.seen.append(seen_ground(chip.valid, window))
-            traced.columns.append(cover.chips.row_column(number)[1])
+            window = cover.chips.window(number)
+            traced.append(Outlines.from_instances(heard, trace(heard), window, number, chip.valid))
     return traced
 
 
-def _gather(cover: Cover, batches: Sequence[Future[_Traced]], keypoints: int) -> ChipRow:
+def _gather(
+    cover: Cover,
+    empty: Outlines,
+    traced: Sequence[Future[list[Outlines]]],
+    seen: Sequence[tuple[int, shapely.Geometry]],
+) -> ChipRow:
+    """A row from its batches, which this thread has traced before."""
     with stage("tracing"):
-        parts = [batch.result() for batch in batches]
+        found = itertools.chain.from_iterable(batch.result() for batch in traced)
         read: NDArray[np.bool_] = np.zeros(len(cover.chips.column_starts), dtype=np.bool_)
-        read[list(itertools.chain.from_iterable(part.columns for part in parts))] = True
-        found = itertools.chain.from_iterable(part.outlines for part in parts)
-        seen = list(itertools.chain.from_iterable(part.seen for part in parts))
-        empty = Outlines.empty(keypoints=keypoints)
-        return ChipRow(Outlines.concatenate([empty, *found]), read, shapely.union_all(seen))
+        read[[column for column, _ in seen]] = True
+        ground = shapely.union_all([shape for _, shape in seen])
+        return ChipRow(Outlines.concatenate([empty, *found]), read, ground)
 
 
 def _read_ahead(
     cover: Cover, scaling: Scaling, rows: Sequence[int], batch_size: int
-) -> Iterator[Iterator[list[tuple[int, Chip]]]]:
+) -> Generator[Iterator[list[tuple[int, Chip]]]]:
     """Of each row, its batches of numbered chips.
 
     Batches never cross rows: what a network makes of a chip can depend, in the last digit, on the
@@ -215,14 +224,15 @@ def _read_ahead(
         for row in rows
         for start in range(row * columns, (row + 1) * columns, batch_size)
     ]
-    coming = _some_ahead(cover, scaling, batches)
-    for _ in rows:
-        yield itertools.islice(coming, -(-columns // batch_size))
+    # Closed here: left to the garbage collector, its thread might be the one to wait for itself.
+    with contextlib.closing(_some_ahead(cover, scaling, batches)) as coming:
+        for _ in rows:
+            yield itertools.islice(coming, -(-columns // batch_size))
 
 
 def _some_ahead(
     cover: Cover, scaling: Scaling, batches: Sequence[range]
-) -> Iterator[list[tuple[int, Chip]]]:
+) -> Generator[list[tuple[int, Chip]]]:
     def read(numbers: range) -> list[tuple[int, Chip]]:
         with stage("reading"):
             return [(n, read_chip(cover.grid, cover.chips.window(n), scaling)) for n in numbers]
