@@ -82,7 +82,8 @@ def test_a_run_that_goes_on_takes_over_the_batch_size_in_force(scene, tmp_path):
     output = tmp_path / "town.gpkg"
     with pytest.warns(BatchSizeWarning), pytest.raises(KeyError):
         fp.predict(scene, output=output, detector=small(holds=2, lasts=5), batch_size=4, **GRID)
-    assert json.loads((journal_of(output) / "journal.json").read_text())["batch size"] == 2
+    head = json.loads((journal_of(output) / "journal.json").read_text())
+    assert head["run"]["batch size"] == 2
     rest = small(holds=2)
     layer = fp.predict(scene, output=output, detector=rest, batch_size=4, resume=True, **GRID)
     assert set(rest.sizes[0]) == {2, 1}
