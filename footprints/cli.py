@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -185,7 +185,13 @@ def predict(
         int | None,
         typer.Option(help="Pixels shared by neighbouring chips; default: a quarter of the chip."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Chips that go through together.")] = 2,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Chips that go through together; default: what fits a GPU, 2 on a CPU. Halved "
+            "where memory runs out."
+        ),
+    ] = None,
     bands: Bands = None,
     nodata: Nodata = None,
     crs: Annotated[str | None, typer.Option(help="CRS of the scenes, e.g. EPSG:32645.")] = None,
@@ -218,6 +224,10 @@ def predict(
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on where the same command was cut short, if it was."),
+    ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Also say where the time went, stage by stage, on stderr."),
     ] = False,
     keep_going: Annotated[
         bool,
@@ -266,6 +276,7 @@ def predict(
     from footprints.pictures import check_picture, save_overlay
     from footprints.pipeline import predict as run
     from footprints.raster.listing import list_rasters
+    from footprints.stages import measure_stages
 
     read_bands = _numbers(bands)
     if overlay is not None:
@@ -276,7 +287,11 @@ def predict(
     each = is_pattern(output := _one_per_scene(output))
     if each and overlay is not None:
         raise OutputError("--overlay draws one picture; leave it out where every scene has a layer")
-    with _resumable(), _heeding_sigterm():
+    with (
+        _resumable(),
+        _heeding_sigterm(),
+        measure_stages() if profile else nullcontext() as stages,
+    ):
         layer = (predict_each if each else run)(
             scenes,
             output=output,
@@ -308,6 +323,8 @@ def predict(
             told=outcomes.append,
             progress=not quiet,
         )
+        if stages is not None:
+            print(stages.table(), file=sys.stderr)
     if overlay is not None:
         save_overlay(
             layer,

@@ -36,13 +36,13 @@ COARSE_FACTOR = 4
 a roof as wide as three chips is seen with everything around it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Looking:
     """How a detector is put to work."""
 
     detector: Detector
     batch_size: int
-    """Chips that go through together."""
+    """Chips that go through together; fewer from where memory runs out."""
     confidence: float
     """From which on the progress bar counts a building."""
     heard_from: float
@@ -51,6 +51,12 @@ class Looking:
     """Show a progress bar, on a terminal or in a notebook."""
     journal: Journal | None = None
     """Rows of chips that are done, and where to note those that get done; None notes nothing."""
+
+    def shrink(self, batch_size: int) -> None:
+        """Go on with smaller batches, here and in a run that goes on from the journal."""
+        self.batch_size = batch_size
+        if self.journal is not None:
+            self.journal.batch_size = batch_size
 
 
 def cover_scene(
@@ -235,6 +241,7 @@ def _look(
             batch_size=looking.batch_size,
             heard_from=looking.heard_from,
             count=bar.update,
+            shrunk=looking.shrink,
         )
     buildings, rows_read = 0, 0
     for row in range(len(wanted)):

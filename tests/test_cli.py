@@ -167,6 +167,14 @@ def test_predict_writes_a_layer_and_a_picture_and_says_so(folder, weights):
     assert "scene.tif" in result.stderr
 
 
+def test_predict_says_on_stderr_where_the_time_went_if_asked(folder, weights):
+    command = ("predict", "scene.tif", "-o", "out.gpkg", "--weights", weights, "--device", "cpu")
+    table = run(*command, "--profile", "-q").stderr
+    stages = {line.split("  ")[0] for line in table.splitlines()}
+    assert {"opening", "network", "writing", "in all", "reading, meanwhile"} <= stages
+    assert "network" not in run(*command, "--overwrite", "-q").stderr
+
+
 def test_a_kept_run_gives_the_layer_again(folder, weights):
     wanted = ("--confidence", 0.06, "--min-area", 1)
     predicted = run(

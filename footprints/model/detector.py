@@ -22,6 +22,13 @@ from footprints.model.mask_rcnn import MaskRCNN, Prediction
 
 DEFAULT_WEIGHTS = Path(__file__).parent.parent / "weights" / "buildings-lite0.safetensors"
 
+CPU_BATCH = 2
+"""Chips that go through together on a CPU."""
+GPU_BATCHES = (16, 8, 4, 2)
+"""Numbers of chips that may go through together on a GPU; each divides the one before."""
+GPU_SHARE = 0.5
+"""Of a GPU's free memory, what chips without buildings may take: boxes and masks take more."""
+
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -90,6 +97,24 @@ class NetworkDetector:
     def confidence(self) -> float:
         """Confidence below which a building is not reported, unless the user says otherwise."""
         return self.info.confidence
+
+    def fitting_batch(self, height: int, width: int) -> int:
+        """How many chips of so many pixels go through together.
+
+        On a GPU, what fits its free memory by the peak of one chip without buildings.
+        """
+        if self.device.type != "cuda":
+            return CPU_BATCH
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        half = self.precision is not torch.float32
+        with torch.inference_mode(), torch.autocast("cuda", self.precision, enabled=half):
+            shape = (1, self.info.model.bands, height, width)
+            empty = torch.zeros(shape, device=self.device)
+            self._model.predict(empty.contiguous(memory_format=torch.channels_last))
+        chip = torch.cuda.max_memory_allocated(self.device) - before
+        room = GPU_SHARE * torch.cuda.mem_get_info(self.device)[0]
+        return next((number for number in GPU_BATCHES if number * chip <= room), 1)
 
     def __call__(self, chips: Sequence[Chip]) -> list[Instances]:
         """Detect in a batch of chips of equal shape.

@@ -34,6 +34,7 @@ from footprints.raster.nodata import (
 )
 from footprints.raster.opening import gdal_options, open_dataset, patiently, stamp_of
 from footprints.raster.resample import resample, triangle_taps
+from footprints.stages import staged
 
 _PIXEL_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 
@@ -47,6 +48,7 @@ _MAX_BLOCK_BYTES = 1 << 30
 _MAX_VALUES = 1 << 25
 
 
+@staged("opening")
 def open_scene(
     path: str | Path,
     *,

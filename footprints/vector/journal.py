@@ -29,10 +29,14 @@ from pyarrow import parquet
 
 from footprints.errors import FootprintsError, OutputError, RunError
 from footprints.files import write_whole
+from footprints.stages import staged
 from footprints.vector.detected import ChipRow
 from footprints.vector.kept import from_table, to_table
 
 HEAD = "journal.json"
+BATCH_SIZE = "batch size"
+"""What a run was asked for under this name is not compared: a run that goes on takes over what was
+in force, which may be less than what was asked for, because memory ran out."""
 LOCK = "lock"
 MEASURED = "grid"
 """Scenes that could be opened say this of themselves."""
@@ -96,10 +100,23 @@ class Journal:
             self.close()
             raise
 
+    @property
+    def batch_size(self) -> int:
+        """How many chips go through together in the rows still to come."""
+        size: int = self._asked.run[BATCH_SIZE]
+        return size
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self._asked = self._asked._replace(run={**self._asked.run, BATCH_SIZE: size})
+        if self._lock is not None:
+            self._write_head()
+
     def has(self, scene: int, look: int, row: int) -> bool:
         """Whether a row of chips is done."""
         return self._lock is not None and self._part(scene, look, row).is_file()
 
+    @staged("journal")
     def read(self, scene: int, look: int, row: int) -> ChipRow:
         """A row of chips that is done.
 
@@ -118,6 +135,7 @@ class Journal:
                 f"{path} is damaged ({reason}); remove it, and --resume does that row again"
             ) from err
 
+    @staged("journal")
     def write(self, scene: int, look: int, row: int, chips: ChipRow) -> None:
         """Note that a row of chips is done.
 
@@ -207,7 +225,9 @@ class Journal:
             before = Asked(**json.loads(head.read_bytes()))
         except (ValueError, TypeError) as err:
             raise RunError(f"{head} is damaged; start anew with --overwrite") from err
-        _compare("", before.run, self._asked.run)
+        run = {**self._asked.run, BATCH_SIZE: before.run.get(BATCH_SIZE)}
+        self._asked = self._asked._replace(run=run)
+        _compare("", before.run, run)
         for number, now in enumerate(self._asked.scenes):
             was = before.scenes[number] if number < len(before.scenes) else {}
             of_scene = f" of scene {number + 1}"

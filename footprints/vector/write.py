@@ -35,6 +35,7 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from shapely import GeometryType
 
 from footprints.errors import OutputError
+from footprints.stages import staged
 from footprints.vector.postgis import check_table, is_database, write_table
 from footprints.vector.read import (
     GEOJSON_RECORD,
@@ -130,6 +131,7 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> None:
         raise OutputError(f"output folder is not writable: {path.parent}")
 
 
+@staged("writing")
 def write_layer(
     layer: GeoDataFrame,
     path: str | Path,
