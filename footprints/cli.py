@@ -617,6 +617,14 @@ def convert(
 @app.command()
 def info(
     path: Annotated[str, typer.Argument(help="A raster, or weights.")],
+    card: Annotated[
+        bool,
+        typer.Option(
+            "--card",
+            help="Also write model card and STAC item beside the weights; what a card says besides "
+            "the facts stays.",
+        ),
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Say what a scene or a weights file is.
@@ -624,9 +632,12 @@ def info(
     Example: footprints info data_samples/town.tif
     """
     _configure(quiet=False, verbose=verbose)
+    from footprints.card import write_card
     from footprints.describe import describe
 
     print(describe(path))
+    if card:
+        print(", ".join(str(file) for file in write_card(path)))
 
 
 def _check(

@@ -15,6 +15,7 @@ import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
 
+from footprints.calibration import BINS, calibration_error
 from footprints.figures import (
     ConfidenceFigures,
     Figures,
@@ -36,8 +37,6 @@ MOSTLY = 0.5
 """A building lies mostly where this share of its area lies."""
 SIZES_M2 = (0.0, 25.0, 50.0, 100.0, 200.0, 500.0, float("inf"))
 """Bounds of the sizes for which there are figures."""
-BINS = 10
-"""Of confidence, in the reliability diagram."""
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -262,13 +261,10 @@ def confidence_figures(
         np.zeros(0, int) if precision is None else np.flatnonzero(curve.precision >= precision)
     )
     last = int(reaches[-1]) if len(reaches) else None
-    bins = reliability(comparison)
     return ConfidenceFigures(
         best_f1=float(curve.f1[best]),
         best_f1_from=float(curve.confidence[best]),
-        calibration_error=float(
-            np.average(np.abs(bins.confidence - bins.hit_share), weights=bins.count)
-        ),
+        calibration_error=calibration_error(*_counted(comparison)),
         asked_precision=precision,
         asked_precision_from=None if last is None else float(curve.confidence[last]),
         asked_precision_recall=None if last is None else float(curve.recall[last]),

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     import torch
 
 KEPT_CONFIDENCE = 0.05
-"""Layers can be made from a kept run down to this confidence: networks let out nothing below."""
+"""Layers can be made from a kept run down to this confidence: little below is a building."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from footprints.calibration import (
+    Calibration,
+    calibration_error,
+    error_elsewhere,
+    fit_calibration,
+)
 from footprints.chip import Instances, MaskGroup
 from footprints.data.dataset import Batch
 from footprints.evaluation import match
@@ -150,6 +156,26 @@ def choose_confidence(
     at = good[len(good) // 2]
     reach[order[: at + 1]] = True
     return round(float(scores[order[at]]), 3), reach
+
+
+def calibrate(judged: Sequence[Judged]) -> tuple[Calibration | None, dict[str, float]]:
+    """The map from scores to probabilities, and how far off both are.
+
+    Args:
+        judged: Detections of every chip.
+
+    Returns:
+        The map, None where detections are too few, and the errors by name: that of the scores, and
+        that of what half of the chips makes of the scores of the other half.
+    """
+    scores = np.concatenate([chip.scores for chip in judged])
+    hits = np.concatenate([chip.hits for chip in judged])
+    errors = {"val_score_error": calibration_error(scores, hits)}
+    # Every other chip: they share next to no ground, and each half has chips of all scenes.
+    halves = np.repeat(np.arange(len(judged)) % 2 == 0, [len(chip.scores) for chip in judged])
+    if (error := error_elsewhere(scores, hits, halves)) is not None:
+        errors["val_calibrated_error"] = error
+    return fit_calibration(scores, hits), errors
 
 
 def ratios(name: str, hits: NDArray[np.bool_], true_count: int) -> dict[str, float]:
