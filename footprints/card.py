@@ -143,8 +143,8 @@ def _training(info: WeightsInfo) -> Iterator[tuple[str, str]]:
         if counts.get(use):
             yield name, f"{counts[use]:,} buildings{_where(training, use)}"
     for entry in [*training.get("data", []), *(before or {}).get("data", [])]:
-        images = ", ".join(entry["images"])
-        yield "data", f"{images} with {entry['labels']}. {' '.join(entry['attribution'].split())}"
+        what = [*entry.get("images", []), *filter(None, [entry.get("labels")])]
+        yield "data", f"{', '.join(what)}. {' '.join(entry['attribution'].split())}"
 
 
 def _where(training: dict[str, Any], use: str) -> str:

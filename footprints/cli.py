@@ -464,6 +464,10 @@ def chip(
     class_field: Annotated[
         str | None, typer.Option(help="Column of LABELS with the class.")
     ] = None,
+    class_map: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of that column's values and their classes, house: villa."),
+    ] = None,
     validation_share: Annotated[
         float, typer.Option(help="Share of the buildings on ground that validates.")
     ] = 0.1,
@@ -499,6 +503,7 @@ def chip(
         nodata=nodata,
         aoi=aoi,
         class_column=class_field,
+        class_map=class_map,
         validation_share=validation_share,
         overwrite=overwrite,
         progress=not quiet,

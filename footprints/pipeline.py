@@ -41,7 +41,12 @@ from footprints.vector.merge import EVIDENCE_SHARE
 from footprints.vector.outlines import Footprints
 from footprints.vector.postgis import is_database
 from footprints.vector.read import GEOJSON_SUFFIXES
-from footprints.vector.scenes import attach_scenes, describe_scene, unite_seen
+from footprints.vector.scenes import (
+    attach_scenes,
+    describe_grid,
+    describe_scene,
+    unite_seen,
+)
 from footprints.vector.snapping import snap_vertices
 from footprints.vector.straighten import check_options, straighten
 from footprints.vector.streaming import merge_rows
@@ -409,6 +414,7 @@ def _make_layer(scenes: Iterable[DetectedScene], run: KeptRun, wanted: _Wanted) 
                 "simplify_m": wanted.simplify_m,
                 "chip_size": fine.chips.size,
                 "overlap": fine.chips.overlap,
+                "grid": describe_grid(fine.chips, fine.transform),
                 "bands": scene.bands,
                 "overlaps": may_overlap,
                 "tta": run.parameters.get("tta"),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from footprints.charts import bar_chart, cell_map, unit_chart
 from footprints.chip import Window
 from footprints.errors import LayerError, OutputError
-from footprints.figures import Figures, suggest, tabulate, tabulate_sizes
+from footprints.figures import Figures, suggest, tabulate, tabulate_seams, tabulate_sizes
 from footprints.files import check_place, write_whole
 from footprints.measuring import Comparison, confidence_curve, reliability
 from footprints.pictures import read_picture
@@ -102,6 +102,7 @@ def write_report(
         "<h2>By size</h2>",
         _table("", sizes, head),
         _size_chart(measured),
+        *_seams(measured),
         "<h2>Confidence</h2>",
         _confidence_charts(compared, measured),
         "<h2>F1 by place</h2>",
@@ -116,6 +117,12 @@ def _table(caption: str, rows: Iterable[Sequence[str]], head: Sequence[str] | No
     heads = "" if head is None else f"<thead>{_row(head, 'th')}</thead>"
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     return f"<table>{title}{heads}<tbody>{''.join(_row(row, 'td') for row in rows)}</tbody></table>"
+
+
+def _seams(measured: Figures) -> list[str]:
+    """The table at and off the edges of chips, where there is one."""
+    rows = tabulate_seams(measured)
+    return ["<h2>At the edges of chips</h2>", _table("", rows[1:], rows[0])] if rows else []
 
 
 def _row(cells: Iterable[str], tag: str) -> str:
