@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     __version__: str
     from footprints.pipeline import finish, predict
     from footprints.rate_test import RateTest, lr_find
+    from footprints.recalibration import calibrate
     from footprints.show_chips import show
     from footprints.training import train
     from footprints.vector.regularize import regularize
@@ -36,6 +37,7 @@ _HOMES = {
     "LabelReport": "footprints.data.faults",
     "Report": "footprints.evaluation",
     "RunConfig": "footprints.config",
+    "calibrate": "footprints.recalibration",
     "check_labels": "footprints.data.faults",
     "convert_weights": "footprints.model.convert",
     "evaluate": "footprints.evaluation",
@@ -61,6 +63,7 @@ __all__ = [
     "Report",
     "RunConfig",
     "__version__",
+    "calibrate",
     "check_labels",
     "convert_weights",
     "evaluate",

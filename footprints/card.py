@@ -131,7 +131,9 @@ def _resolution(info: WeightsInfo) -> str:
 def _calibration(info: WeightsInfo) -> str:
     if info.calibration is None:
         return "a score of the network, not calibrated"
-    return "the share of such detections that match a building at IoU 0.5, on validation ground"
+    place = info.training.get("calibrated_on")
+    where = "validation ground" if place is None else f"the ground of {place['labels']}"
+    return f"the share of such detections that match a building at IoU 0.5, on {where}"
 
 
 def _training(info: WeightsInfo) -> Iterator[tuple[str, str]]:

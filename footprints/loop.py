@@ -35,7 +35,7 @@ from footprints.validation import (
     UNKNOWN_CONFIDENCE,
     Judged,
     average_precisions,
-    calibrate,
+    calibration_of,
     choose_confidence,
     judge,
     ratios,
@@ -186,7 +186,7 @@ class DetectionTask(lightning.LightningModule):
             for name in ("scores", "hits", "labels", "true_labels")
         )
         self.confidence, kept = choose_confidence(scores, hits, len(true_labels))
-        self.calibration, errors = calibrate(self._judged)
+        self.calibration, errors = calibration_of(self._judged)
         hits, labels = hits[kept], labels[kept]
         figures = {"val_confidence": self.confidence}
         figures |= ratios("val", hits, len(true_labels))

@@ -276,13 +276,13 @@ def seam_figures(comparison: Comparison) -> tuple[SeamFigures, ...]:
     if comparison.chip_edges is None:
         return ()
     edges = shapely.STRtree(shapely.get_parts(comparison.chip_edges))
-    crossed = [np.zeros(len(p), dtype=bool) for p in (comparison.found, comparison.truth)]
-    for mask, polygons in zip(crossed, (comparison.found, comparison.truth), strict=True):
-        mask[edges.query(polygons, predicate="intersects")[0]] = True
+    found, truth = (np.zeros(len(p), bool) for p in (comparison.found, comparison.truth))
+    found[edges.query(comparison.found, predicate="intersects")[0]] = True
+    truth[edges.query(comparison.truth, predicate="intersects")[0]] = True
     faults = find_faults(comparison)
-    return tuple(
-        _figures_of_some(comparison, faults, found, truth, crossed=is_crossed)
-        for is_crossed, found, truth in ((True, *crossed), (False, *(~mask for mask in crossed)))
+    return (
+        _figures_of_some(comparison, faults, found, truth, crossed=True),
+        _figures_of_some(comparison, faults, ~found, ~truth, crossed=False),
     )
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import shapely
 import torch
+from affine import Affine
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,8 +18,9 @@ from footprints.calibration import (
     error_elsewhere,
     fit_calibration,
 )
-from footprints.chip import Instances, MaskGroup
+from footprints.chip import Chip, Instances, MaskGroup, Scaling, Window
 from footprints.data.dataset import Batch
+from footprints.data.targets import Sample
 from footprints.evaluation import match
 from footprints.model.boxes import ignore_unlabelled
 from footprints.precision import (
@@ -158,7 +160,7 @@ def choose_confidence(
     return round(float(scores[order[at]]), 3), reach
 
 
-def calibrate(judged: Sequence[Judged]) -> tuple[Calibration | None, dict[str, float]]:
+def calibration_of(judged: Sequence[Judged]) -> tuple[Calibration | None, dict[str, float]]:
     """The map from scores to probabilities, and how far off both are.
 
     Args:
@@ -192,6 +194,15 @@ def ratios(name: str, hits: NDArray[np.bool_], true_count: int) -> dict[str, flo
         f"{name}_recall": found / max(true_count, 1),
         f"{name}_f1": 2 * found / max(len(hits) + true_count, 1),
     }
+
+
+def as_chip(sample: Sample, scaling: Scaling) -> Chip:
+    """A sample as prediction sees it, at no place of the ground."""
+    height, width = sample.valid.shape
+    window = Window(0, 0, width, height)
+    return Chip(
+        sample.pixels, sample.valid, scaling, window, Affine.identity(), None, sample.origin
+    )
 
 
 def true_instances(batch: Batch, image: int) -> Instances:
