@@ -67,7 +67,7 @@ def write_card(weights: str | Path) -> tuple[Path, Path]:
 
 
 def _with_facts(card: str, lines: Sequence[tuple[str, str]]) -> str:
-    rows = [f"| {name} | {value} |" for name, value in lines]
+    rows = [f"| {name} | {value.replace('|', '&#124;')} |" for name, value in lines]
     table = "\n".join([BEGIN, "", "| | |", "|---|---|", *rows, "", END])
     story, begin, rest = card.partition(BEGIN)
     if not begin:
@@ -145,8 +145,8 @@ def _training(info: WeightsInfo) -> Iterator[tuple[str, str]]:
         if counts.get(use):
             yield name, f"{counts[use]:,} buildings{_where(training, use)}"
     for entry in [*training.get("data", []), *(before or {}).get("data", [])]:
-        what = [*entry.get("images", []), *filter(None, [entry.get("labels")])]
-        yield "data", f"{', '.join(what)}. {' '.join(entry['attribution'].split())}"
+        what = filter(None, [", ".join(entry.get("images", [])), entry.get("labels")])
+        yield "data", f"{' with '.join(what)}. {' '.join(entry['attribution'].split())}"
 
 
 def _where(training: dict[str, Any], use: str) -> str:

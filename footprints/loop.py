@@ -198,8 +198,11 @@ class DetectionTask(lightning.LightningModule):
         self.log_dict(figures, prog_bar=True)
         self.log_dict(further)
         # JSON has no word for what could not be measured.
-        measured = {name: value for name, value in (figures | further).items() if value == value}
-        self.figures = {name: round(value, 4) for name, value in measured.items()}
+        self.figures = {
+            name: round(value, 4)
+            for name, value in (figures | further).items()
+            if math.isfinite(value)
+        }
 
     def _outline_figures(self) -> dict[str, float]:
         """Average precision at all confidences, and how well the outlines of matches fit."""

@@ -18,6 +18,9 @@ from footprints.model.checkpoint import read_info
 from footprints.preparation import start_weights
 from footprints.vector.affine import apply_affine
 
+Ground = list[tuple[LabelledImage, shapely.Geometry]]
+"""Images, and parts of them in raster pixels."""
+
 _WGS84 = CRS("EPSG:4326")
 _DIGITS = 1e-6
 """Degrees to which ground is told: a tenth of a metre."""
@@ -57,9 +60,6 @@ def describe_training(config: RunConfig, split: Split) -> dict[str, Any]:
         },
         "areas": {"training": _on_earth(trains), "validation": _on_earth(validates)},
     }
-
-
-Ground = list[tuple[LabelledImage, shapely.Geometry]]
 
 
 def _free_ground(image: LabelledImage, kept: shapely.Geometry | None) -> shapely.Geometry:

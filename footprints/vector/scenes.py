@@ -114,7 +114,8 @@ def chip_edges(scene: SceneRecord) -> shapely.Geometry | None:
     """Lines where the chips of a scene end and others go on.
 
     Returns:
-        MultiLineString in ``outline_crs``; None where the record does not tell, or for one chip.
+        MultiLineString in ``outline_crs``, of short pieces; None where the record does not tell,
+        or for one chip.
     """
     grid = scene.parameters.get("grid")
     if grid is None:
@@ -127,8 +128,12 @@ def chip_edges(scene: SceneRecord) -> shapely.Geometry | None:
     if not lines:
         return None
     # Straight in the scene; in another CRS they bend, so they go there in pieces.
-    pieces = shapely.segmentize(shapely.multilinestrings(shapely.linestrings(lines)), _PIECE_PX)
-    placed: shapely.Geometry = apply_affine(np.array([pieces]), Affine(*grid["transform"]))[0]
+    points, line = shapely.get_coordinates(
+        shapely.segmentize(shapely.linestrings(lines), _PIECE_PX), return_index=True
+    )
+    pieces = np.stack([points[:-1], points[1:]], axis=1)[line[1:] == line[:-1]]
+    whole = shapely.multilinestrings(shapely.linestrings(pieces))
+    placed: shapely.Geometry = apply_affine(np.array([whole]), Affine(*grid["transform"]))[0]
     return placed
 
 
