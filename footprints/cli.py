@@ -657,6 +657,10 @@ def chip(
     class_field: Annotated[
         str | None, typer.Option(help="Column of LABELS with the class.")
     ] = None,
+    class_map: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of that column's values and their classes, house: villa."),
+    ] = None,
     validation_share: Annotated[
         float, typer.Option(help="Share of the buildings on ground that validates.")
     ] = 0.1,
@@ -692,6 +696,7 @@ def chip(
         nodata=nodata,
         aoi=aoi,
         class_column=class_field,
+        class_map=class_map,
         validation_share=validation_share,
         overwrite=overwrite,
         progress=not quiet,
@@ -782,6 +787,60 @@ def evaluate(
 
 
 @app.command()
+def calibrate(
+    scene: Annotated[str, typer.Argument(help="A raster, a folder of rasters, or a pattern.")],
+    labels: Annotated[
+        Path, typer.Argument(help="Buildings: a polygon layer that the weights never saw.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Weights: .safetensors")],
+    weights: Annotated[Path | None, typer.Option(help="Weights; default: those that ship.")] = None,
+    bands: Bands = None,
+    nodata: Nodata = None,
+    aoi: Annotated[
+        Path | None, typer.Option(help="Polygons inside which the labels are complete.")
+    ] = None,
+    class_field: Annotated[
+        str | None, typer.Option(help="Column of LABELS with the class.")
+    ] = None,
+    class_map: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of that column's values and their classes, house: villa."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Fit the confidence of weights to a place, so that 0.8 means four right of five there.
+
+    Example: footprints calibrate town.tif town_buildings.gpkg -o town.safetensors
+    """
+    _configure(quiet=quiet, verbose=verbose)
+    from footprints.recalibration import calibrate as run
+
+    done = run(
+        scene,
+        labels,
+        output,
+        weights=weights,
+        bands=_numbers(bands),
+        nodata=nodata,
+        aoi=aoi,
+        class_column=class_field,
+        class_map=class_map,
+        device=device,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+    if not quiet:
+        after = "" if done.calibrated_error is None else f", {done.calibrated_error:.3f} after"
+        print(
+            f"{done.matches:,} of {done.detections:,} detections match; calibration error "
+            f"{done.score_error:.3f} before{after}, {output}"
+        )
+
+
+@app.command()
 def convert(
     source: Annotated[Path, typer.Argument(help="State dict of a torchvision detection model.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Weights: .safetensors")],
@@ -810,6 +869,14 @@ def convert(
 @app.command()
 def info(
     path: Annotated[str, typer.Argument(help="A raster, or weights.")],
+    card: Annotated[
+        bool,
+        typer.Option(
+            "--card",
+            help="Also write model card and STAC item beside the weights; what a card says besides "
+            "the facts stays.",
+        ),
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Say what a scene or a weights file is.
@@ -817,9 +884,12 @@ def info(
     Example: footprints info data_samples/town.tif
     """
     _configure(quiet=False, verbose=verbose)
+    from footprints.card import write_card
     from footprints.describe import describe
 
     print(describe(path))
+    if card:
+        print(", ".join(str(file) for file in write_card(path)))
 
 
 def _check(

@@ -26,14 +26,14 @@ from pandas.api.types import is_numeric_dtype
 
 from footprints.config import load_class_map
 from footprints.errors import ConfigError, LabelWarning, LayerError
-from footprints.figures import Figures, suggest, tabulate, tabulate_sizes
+from footprints.figures import Figures, suggest, tabulate, tabulate_seams, tabulate_sizes
 from footprints.measuring import Comparison, measure
 from footprints.precision import IOU_THRESHOLDS, IOU_TOLERANCE, take_in_order
 from footprints.report import check_report, write_report
 from footprints.vector.classes import read_classes, read_values
 from footprints.vector.layer import reproject
 from footprints.vector.read import open_polygons
-from footprints.vector.scenes import scenes_of
+from footprints.vector.scenes import chip_edges, scenes_of
 
 UNKNOWN_SHARE = 0.5
 """A prediction with this share on ground whose class is unknown is neither right nor wrong."""
@@ -202,7 +202,11 @@ def evaluate(
 
     classes = None if class_field is None else _classes(found, true, class_field, known)
     compared = _compare(found, true, scores, area, classes, iou)
-    compared = replace(compared, pixel_m=_pixel_m(found) if pixel_m is None else pixel_m)
+    compared = replace(
+        compared,
+        pixel_m=_pixel_m(found) if pixel_m is None else pixel_m,
+        chip_edges=_chip_edges(found, true),
+    )
     parts = None if classes is None else _parts(compared, classes)
     report = _report(compared, parts)
     if not full and precision is None and html is None:
@@ -236,6 +240,17 @@ def _check_ranges(
 def _pixel_m(found: GeoDataFrame) -> float | None:
     """Of the coarsest scene of the layer, None where it is not known."""
     return max((s.pixel_m for s in scenes_of(found) if s.pixel_m is not None), default=None)
+
+
+def _chip_edges(found: GeoDataFrame, true: GeoDataFrame) -> shapely.Geometry | None:
+    """Where the chips of the layer's scenes end, in the CRS of the truth; None if not known."""
+    edges = []
+    for scene in scenes_of(found):
+        lines = chip_edges(scene)
+        if lines is not None:
+            placed = GeoSeries([lines], crs=scene.outline_crs)
+            edges.append((placed if true.crs is None else placed.to_crs(true.crs))[0])
+    return shapely.union_all(edges) if edges else None
 
 
 def _compare(
@@ -499,4 +514,8 @@ def _further_lines(figures: Figures) -> list[str]:
         f"{size:<15}" + "".join(f"{cell:>11}" for cell in cells)
         for size, *cells in tabulate_sizes(figures)
     ]
-    return [*lines, "", *sizes, "", *suggest(figures)]
+    seams = [
+        f"{seam:<15}" + "".join(f"{cell:>11}" for cell in cells)
+        for seam, *cells in tabulate_seams(figures)
+    ]
+    return [*lines, "", *sizes, "", *seams, *([""] if seams else []), *suggest(figures)]

@@ -51,7 +51,12 @@ from footprints.vector.merge import EVIDENCE_SHARE
 from footprints.vector.outlines import Footprints
 from footprints.vector.postgis import is_database
 from footprints.vector.read import GEOJSON_SUFFIXES
-from footprints.vector.scenes import attach_scenes, describe_scene, unite_seen
+from footprints.vector.scenes import (
+    attach_scenes,
+    describe_grid,
+    describe_scene,
+    unite_seen,
+)
 from footprints.vector.snapping import snap_vertices
 from footprints.vector.straighten import check_options, straighten
 from footprints.vector.streaming import merge_rows
@@ -64,7 +69,7 @@ if TYPE_CHECKING:
 BATCH_SIZE = 2
 """Chips that go through a detector together that does not know how many it can hold."""
 KEPT_CONFIDENCE = 0.05
-"""Layers can be made from a kept run down to this confidence: networks let out nothing below."""
+"""Layers can be made from a kept run down to this confidence: little below is a building."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -492,6 +497,7 @@ def _scene_layer(
             "simplify_m": wanted.simplify_m,
             "chip_size": fine.chips.size,
             "overlap": fine.chips.overlap,
+            "grid": describe_grid(fine.chips, fine.transform),
             "bands": scene.bands,
             "overlaps": overlaps,
             "tta": run.parameters.get("tta"),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from footprints.charts import bar_chart, cell_map, unit_chart
 from footprints.chip import Window
 from footprints.errors import LayerError, OutputError
-from footprints.figures import Figures, suggest, tabulate, tabulate_sizes
+from footprints.figures import Figures, suggest, tabulate, tabulate_seams, tabulate_sizes
 from footprints.files import check_place, write_whole
 from footprints.measuring import Comparison, confidence_curve, reliability
 from footprints.pictures import read_picture
@@ -105,6 +105,7 @@ def write_report(
         "<h2>By size</h2>",
         _table("", sizes, head),
         _wide(_size_chart(measured)),
+        *_seams(measured),
         "<h2>Confidence</h2>",
         _confidence_charts(compared, measured),
         "<h2>F1 by place</h2>",
@@ -125,6 +126,12 @@ def _table(caption: str, rows: Iterable[Sequence[str]], head: Sequence[str] | No
 def _wide(content: str) -> str:
     """In narrow windows, what is wide scrolls by itself: shrunk, it could not be read."""
     return f'<div class="wide">{content}</div>'
+
+
+def _seams(measured: Figures) -> list[str]:
+    """The table at and off the edges of chips, where there is one."""
+    rows = tabulate_seams(measured)
+    return ["<h2>At the edges of chips</h2>", _table("", rows[1:], rows[0])] if rows else []
 
 
 def _row(cells: Iterable[str], tag: str) -> str:

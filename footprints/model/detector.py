@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -71,8 +72,9 @@ class NetworkDetector:
 
     @cached_property
     def digest(self) -> str:
-        """Of the weights and of the precision."""
+        """Of the weights, of what becomes of their scores, and of the precision."""
         content = hashlib.sha256(f"{self.info.model} {self.precision}".encode())
+        content.update(str(self.info.calibration).encode())
         for tensor in self._model.state_dict().values():
             content.update(tensor.cpu().contiguous().numpy().tobytes())
         return content.hexdigest()[:16]
@@ -96,7 +98,7 @@ class NetworkDetector:
     @property
     def confidence(self) -> float:
         """Confidence below which a building is not reported, unless the user says otherwise."""
-        return self.info.confidence
+        return self.info.reported_confidence
 
     def fitting_batch(self, height: int, width: int) -> int:
         """How many chips of so many pixels go through together.
@@ -153,7 +155,10 @@ class NetworkDetector:
                     DetectionCapWarning,
                     stacklevel=2,
                 )
-        return found
+        calibration = self.info.calibration
+        if calibration is None:
+            return found
+        return [replace(each, scores=calibration(each.scores)) for each in found]
 
 
 def load_detector(

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_network import tiny_config, tiny_network
 
+from footprints.calibration import Calibration
 from footprints.chip import Chip, InputSpec, Scaling, Window
 from footprints.errors import BandError, ConfigError, DetectionCapWarning, DeviceError
 from footprints.model.box_head import Detections
@@ -171,6 +172,24 @@ def test_a_chip_with_other_bands_names_its_scene(detector):
 def test_the_detector_says_what_its_weights_say(detector):
     assert (detector.name, detector.classes, detector.confidence) == ("tiny", ("building",), 0.5)
     assert detector.input_spec == SPEC
+
+
+def test_calibration_changes_confidence_and_nothing_else():
+    config = tiny_config(detection={"max_per_chip": 500})
+    info = WeightsInfo("tiny", config, SPEC, confidence=0.3)
+    plain = NetworkDetector(tiny_network(config), info, CPU)
+    calibrated = NetworkDetector(
+        tiny_network(config), replace(info, calibration=Calibration(1.5, 0.6, -0.4)), CPU
+    )
+    (raw,), (found,) = (detector([make_chip()]) for detector in (plain, calibrated))
+    np.testing.assert_array_equal(found.scores, calibrated.info.calibration(raw.scores))
+    np.testing.assert_array_equal(np.argsort(found.scores), np.argsort(raw.scores))
+    np.testing.assert_array_equal(
+        found.scores >= calibrated.confidence, raw.scores >= plain.confidence
+    )
+    np.testing.assert_array_equal(found.boxes, raw.boxes)
+    # A run that was begun with other confidences is not gone on with.
+    assert calibrated.digest != plain.digest
 
 
 def test_weights_load_into_a_detector_that_finds_the_same(tmp_path):
