@@ -222,3 +222,10 @@ def next_in_ring(ring: Indices) -> Indices:
         starts = np.append(0, np.flatnonzero(is_last)[:-1] + 1)
         after[is_last] = starts
     return after
+
+
+def take_ragged(first: Indices, which: Indices) -> tuple[Indices, Indices]:
+    """Index of the entries of some rows of a ragged array, and where the rows then start."""
+    counts = np.diff(first)[which]
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    return np.arange(starts[-1]) + np.repeat(first[which] - starts[:-1], counts), starts
