@@ -16,7 +16,7 @@ from footprints.vector.orientation import (
     refine_directions,
 )
 from footprints.vector.outlines import Indices, Mask
-from footprints.vector.walls import Floats, Walls
+from footprints.vector.walls import Floats, Walls, only_rings
 
 SWING_SHARE = 0.15
 """A building that turns by less than this share of the tolerance at its ends keeps its cuts."""
@@ -57,13 +57,6 @@ class Facing:
         kept = only_rings(walls, ~again[best.owner])
         kept = replace(kept, angle=kept.angle + turn[best.owner[kept.ring]])
         return _together(kept, best.cut(again, self.angle[:, None] + steps, 1.0))
-
-
-def only_rings(walls: Walls, rings: Mask) -> Walls:
-    """The walls of some of the (R,) rings."""
-    mine = rings[walls.ring]
-    cost = np.where(rings, walls.cost, np.inf)
-    return Walls(walls.ring[mine], walls.start[mine], walls.end[mine], walls.angle[mine], cost)
 
 
 def _together(one: Walls, other: Walls) -> Walls:
