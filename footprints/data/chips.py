@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -51,6 +50,7 @@ from footprints.data.targets import (
     visible_parts,
 )
 from footprints.errors import LayerError, OutputError
+from footprints.files import making_beside, put_folder
 from footprints.raster.source import Scene
 from footprints.vector.affine import apply_affine
 from footprints.vector.classes import read_values
@@ -141,8 +141,7 @@ def write_chips(
     )
     cuts = _lay_out(split, chip_size, gsd_m, overlap)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
-            unfinished = Path(beside, "chips")
+        with making_beside(folder) as unfinished:
             writer = _Writer(unfinished, classes)
             shown = tqdm(cuts, unit="chip", disable=None if progress else True)
             for image, some in groupby(shown, key=lambda pair: pair[0].image):
@@ -150,9 +149,7 @@ def write_chips(
                     for cut, where in some:
                         writer.write(cut, where, raster)
             index = writer.finish(str(labels))
-            if folder.exists():
-                folder.rename(Path(beside, "old"))
-            unfinished.rename(folder)
+            put_folder(unfinished, folder)
     except (OSError, RasterioError) as err:
         raise OutputError(f"cannot write chips to {folder}: {err}; is the disk full?") from err
     return index

@@ -13,7 +13,6 @@ The folder comes with the first row that is done, and goes when the output is th
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ import shapely
 from pyarrow import parquet
 
 from footprints.errors import OutputError, RunError
-from footprints.files import write_whole
+from footprints.files import lock_file, write_whole
 from footprints.vector.detected import ChipRow
 from footprints.vector.kept import from_table, to_table
 
@@ -119,7 +118,9 @@ class Journal:
         if self._lock is not None:
             # The head goes last: what is left of a removal that is cut short is still a journal.
             for path in self._folder.iterdir():
-                if path.name != HEAD:
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.name != HEAD:
                     path.unlink(missing_ok=True)
             shutil.rmtree(self._folder, ignore_errors=True)
         self.close()
@@ -141,7 +142,7 @@ class Journal:
 
     def _take(self) -> None:
         lock = (self._folder / HEAD).open("rb")
-        if not _lock(lock):
+        if not lock_file(lock):
             lock.close()
             raise RunError(
                 f"another process is at work on {self._folder}; wait for it, or give another output"
@@ -183,16 +184,3 @@ def open_journal(
         journal.remove()
     finally:
         journal.close()
-
-
-def _lock(file: IO[bytes]) -> bool:
-    """Whether the file is ours now; the system lets go of it when the process ends, however."""
-    if os.name != "posix":
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -127,7 +127,9 @@ def clean_polygons(
         LabelWarning: Polygons were repaired, or had no geometry or area and were left out; says how
             many.
     """
-    geometries = shapely.force_2d(layer.geometry.to_numpy())
+    geometries = layer.geometry.to_numpy()
+    if (shapely.get_coordinate_dimension(geometries) > 2).any():
+        geometries = shapely.force_2d(geometries)
     there = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
     row = np.flatnonzero(there)
     geometries = geometries[row]

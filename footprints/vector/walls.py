@@ -239,6 +239,14 @@ def take_ragged(first: Indices, which: Indices) -> tuple[Indices, Indices]:
     return np.arange(starts[-1]) + np.repeat(first[which] - starts[:-1], counts), starts
 
 
+def squared_distances(rings: Rings, walls: Walls) -> Floats:
+    """(R,) integrals of the squared distance between outlines and their walls."""
+    xx, xy, yy = scatter(rings.moments[walls.end] - rings.moments[walls.start])
+    cos, sin = np.cos(walls.angle), np.sin(walls.angle)
+    across = sin * sin * xx - 2 * cos * sin * xy + cos * cos * yy
+    return np.asarray(np.bincount(walls.ring, across, len(rings)))
+
+
 def only_rings(walls: Walls, rings: NDArray[np.bool_]) -> Walls:
     """The walls of some of the (R,) rings."""
     mine = rings[walls.ring]
