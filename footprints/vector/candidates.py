@@ -146,7 +146,7 @@ class Candidates:
         # No circle costs less than the price of its walls.
         rings = self.rings_of(which & (self.cost > CIRCLE_WALLS * self.price))
         square = circle_costs(self.rings, rings) + CIRCLE_WALLS * self.price
-        cost = np.bincount(self.owner[rings], square, len(which))
+        cost = np.bincount(self.owner[rings], square, len(which)).astype(np.float64)
         cheap = (cost > 0) & (cost < self.cost)
         index, rings = np.flatnonzero(cheap), self.rings_of(cheap)
         circles = draw_circles(self.rings, rings, self.owner[rings], self.tolerance_m)

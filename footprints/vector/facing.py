@@ -57,7 +57,8 @@ class Facing:
         turn = self.angle - before
         square = squared_distances(best.rings, walls)
         count = np.bincount(walls.ring, minlength=len(best.rings))
-        too_far = best.per_building(walls.cost > square + count * best.price + NO_COST) > 0
+        far = walls.cost > square + count * best.price + NO_COST
+        too_far = np.isin(np.arange(len(turn)), best.owner[far])
         # A turn that moves nothing by much changes no wall's ends, if they were good.
         swing = np.abs(turn) * np.sqrt(shapely.area(best.source))
         again = which & (too_far | (swing > SWING_SHARE * best.tolerance_m))

@@ -81,7 +81,7 @@ class MetricFrame:
 
     def to_crs(self, polygons: Polygons) -> Polygons:
         """(n,) polygons in the plane, back in CRS units; points that coincide still do."""
-        back = np.linalg.inv(self.to_plane) if len(self.to_plane) else self.to_plane
+        back: Floats = np.linalg.inv(self.to_plane).astype(np.float64)
         return self._moved(polygons, self.offset, back, self.centre)
 
     def _moved(self, polygons: Polygons, from_: Floats, turn: Floats, to: Floats) -> Polygons:

@@ -12,7 +12,6 @@ from footprints.vector.agreement import common_area
 from footprints.vector.metric import components
 from footprints.vector.outlines import Indices, Mask, Polygons
 from footprints.vector.parts import largest_parts
-from footprints.vector.ragged import flatten
 from footprints.vector.walls import Floats
 
 TOUCH_M = 0.02
@@ -25,8 +24,6 @@ GAP_SHARE = 0.5
 """Gaps between touching footprints up to this share of the tolerance are closed."""
 ROUNDS = 6
 """Times that the neighbours of what went back to its source are fitted anew; then all go back."""
-LANES = np.pi / 8 * np.array([1, 2, 3, 5, 6, 7])
-"""Directions, besides those of boxes, in which a gap between two footprints is looked for first."""
 NO_AREA_M2 = 1e-6
 """Common ground that is rounding."""
 
@@ -44,7 +41,7 @@ def find_touching(polygons: Polygons) -> Indices:
     bounds = shapely.bounds(polygons)
     grown = shapely.box(*(bounds + TOUCH_M * np.array([-1, -1, 1, 1])).T)
     pairs: Indices = shapely.STRtree(polygons).query(grown).T
-    pairs = _without_gap(polygons, pairs[pairs[:, 0] < pairs[:, 1]])
+    pairs = pairs[pairs[:, 0] < pairs[:, 1]]
     # Each polygon is asked about all its neighbours, so it pays to index it.
     shapely.prepare(polygons[np.unique(pairs[:, 0])])
     pairs = pairs[shapely.dwithin(polygons[pairs[:, 0]], polygons[pairs[:, 1]], TOUCH_M)]
@@ -57,20 +54,6 @@ def find_touching(polygons: Polygons) -> Indices:
     spoiled[pairs[overlaps]] = True
     kept: Indices = pairs[~spoiled[pairs].any(axis=1)]
     return kept
-
-
-def _without_gap(polygons: Polygons, pairs: Indices) -> Indices:
-    """The pairs that no straight lane of one of a few directions keeps apart."""
-    if not len(pairs):
-        return pairs
-    points, first, first_ring = flatten(polygons)
-    starts = first[first_ring[:-1]]
-    for angle in LANES:
-        reach = points @ [np.cos(angle), np.sin(angle)]
-        low, high = np.minimum.reduceat(reach, starts), np.maximum.reduceat(reach, starts)
-        gap = np.maximum(*low[pairs.T]) - np.minimum(*high[pairs.T])
-        pairs = pairs[gap <= TOUCH_M]
-    return pairs
 
 
 def match_edges(polygons: Polygons, touching: Indices) -> tuple[Polygons, Indices]:
