@@ -149,7 +149,7 @@ def clean_polygons(
     )
 
     parts, owner = geometries[~lost], np.arange(len(row) - np.count_nonzero(lost))
-    if explode:
+    if explode and (shapely.get_type_id(parts) != GeometryType.POLYGON).any():
         parts, owner = shapely.get_parts(parts, return_index=True)
     if len(parts) == 0 and not allow_empty:
         raise LayerError(f"{name} holds no polygon; give a layer with at least one")
