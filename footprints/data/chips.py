@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -52,6 +51,7 @@ from footprints.data.targets import (
     visible_parts,
 )
 from footprints.errors import ConfigError, LayerError, OutputError
+from footprints.files import making_beside, put_folder
 from footprints.raster.source import Scene
 from footprints.vector.affine import apply_affine
 from footprints.vector.classes import read_values
@@ -150,8 +150,7 @@ def write_chips(
     )
     cuts = _lay_out(split, chip_size, gsd_m, overlap)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
-            unfinished = Path(beside, "chips")
+        with making_beside(folder) as unfinished:
             writer = _Writer(unfinished, classes)
             shown = tqdm(cuts, unit="chip", disable=None if progress else True)
             for image, some in groupby(shown, key=lambda pair: pair[0].image):
@@ -159,9 +158,7 @@ def write_chips(
                     for cut, where in some:
                         writer.write(cut, where, raster)
             index = writer.finish(str(labels))
-            if folder.exists():
-                folder.rename(Path(beside, "old"))
-            unfinished.rename(folder)
+            put_folder(unfinished, folder)
     except (OSError, RasterioError) as err:
         raise OutputError(f"cannot write chips to {folder}: {err}; is the disk full?") from err
     return index

@@ -15,7 +15,6 @@ failed in whole or in part it stays, so that another run does what is missing an
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ import shapely
 from pyarrow import parquet
 
 from footprints.errors import FootprintsError, OutputError, RunError
-from footprints.files import write_whole
+from footprints.files import lock_file, write_whole
 from footprints.stages import staged
 from footprints.vector.detected import ChipRow
 from footprints.vector.kept import from_table, to_table
@@ -181,7 +180,9 @@ class Journal:
         if self._lock is not None:
             # These go last: what is left of a removal that is cut short is still a journal.
             for path in self._folder.iterdir():
-                if path.name not in (HEAD, LOCK):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.name not in (HEAD, LOCK):
                     path.unlink(missing_ok=True)
             shutil.rmtree(self._folder, ignore_errors=True)
         self.close()
@@ -211,7 +212,7 @@ class Journal:
             lock = path.open("ab")
         except OSError as err:
             raise OutputError(f"cannot write {path}: {err.strerror}") from err
-        if not _lock(lock):
+        if not lock_file(lock):
             lock.close()
             raise RunError(
                 f"another process is at work on {self._folder}; wait for it, or give another output"
@@ -275,16 +276,3 @@ def _compare(of_what: str, before: Mapping[str, Any], now: Mapping[str, Any]) ->
                 f"cannot go on: {name}{of_what} was {was}, is {is_}; put it back, or start anew "
                 f"with --overwrite"
             )
-
-
-def _lock(file: IO[bytes]) -> bool:
-    """Whether the file is ours now; the system lets go of it when the process ends, however."""
-    if os.name != "posix":
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -36,7 +35,7 @@ from tqdm.auto import tqdm
 from footprints.chip import ChipGrid
 from footprints.config import Count, Settings, Share, parse_config
 from footprints.errors import ConfigError, FootprintsError, OutputError, RunError
-from footprints.files import check_place
+from footprints.files import check_place, making_beside, put_folder
 from footprints.vector.area import Area
 from footprints.vector.detected import ChipRow, DetectedScene, Pass
 from footprints.vector.outlines import Outlines
@@ -204,9 +203,7 @@ def keep_scenes(
     Raises:
         OutputError: It cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
-        unfinished = Path(beside, "run")
-        unfinished.mkdir()
+    with making_beside(folder) as unfinished:
         kept = []
         for number, scene in enumerate(scenes, 1):
             keepers = [
@@ -236,9 +233,7 @@ def keep_scenes(
         whole = run.model_copy(update={"scenes": tuple(kept)})
         with _writing(folder / HEAD):
             (unfinished / HEAD).write_text(json.dumps(whole.model_dump(mode="json"), indent=1))
-            if folder.exists():
-                folder.rename(Path(beside, "old"))
-            unfinished.rename(folder)
+            put_folder(unfinished, folder)
 
 
 class _Keeper:

@@ -128,7 +128,9 @@ def clean_polygons(
         LabelWarning: Polygons were repaired, or had no geometry or area and were left out; says how
             many.
     """
-    geometries = shapely.force_2d(layer.geometry.to_numpy())
+    geometries = layer.geometry.to_numpy()
+    if (shapely.get_coordinate_dimension(geometries) > 2).any():
+        geometries = shapely.force_2d(geometries)
     there = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
     row = np.flatnonzero(there)
     geometries = geometries[row]
@@ -148,7 +150,7 @@ def clean_polygons(
     )
 
     parts, owner = geometries[~lost], np.arange(len(row) - np.count_nonzero(lost))
-    if explode:
+    if explode and (shapely.get_type_id(parts) != GeometryType.POLYGON).any():
         parts, owner = shapely.get_parts(parts, return_index=True)
     if len(parts) == 0 and not allow_empty:
         raise LayerError(f"{name} holds no polygon; give a layer with at least one")

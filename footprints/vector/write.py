@@ -21,7 +21,6 @@ import json
 import os
 import sqlite3
 import struct
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,6 +34,7 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from shapely import GeometryType
 
 from footprints.errors import OutputError
+from footprints.files import making_beside
 from footprints.stages import staged
 from footprints.vector.postgis import check_table, is_database, write_table
 from footprints.vector.read import (
@@ -165,8 +165,8 @@ def write_layer(
         layer = layer.rename(columns=SHAPEFILE_COLUMNS)
         _check_shapefile_limits(layer, path)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
-            unfinished = Path(folder, path.stem).with_name(path.stem + path.suffix.lower())
+        with making_beside(path) as folder:
+            unfinished = folder / (path.stem + path.suffix.lower())
             _write(layer, unfinished, geometry)
             _replace(path, unfinished)
     except (DataSourceError, DataLayerError, OSError, sqlite3.Error) as err:
