@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -40,6 +41,13 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130
 """Exit status of a command stopped by the user, as shells have it."""
+
+
+class _Lines(logging.Handler):
+    """Log messages as lines on standard error, each with the seconds since the start."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _show_line(f"{record.relativeCreated / 1000:7.1f} s  {record.getMessage()}")
 
 
 class _OneLineErrors(TyperGroup):
@@ -668,22 +676,28 @@ def _configure(*, quiet: bool, verbose: bool) -> None:
     """Our warnings and logs as single lines on standard error; warnings of libraries not at all."""
     warnings.simplefilter("ignore")
     warnings.simplefilter("ignore" if quiet else "always", FootprintsWarning)
-    warnings.showwarning = lambda message, *_: _show_warning(message)
+    warnings.showwarning = lambda message, *_: _show_line(f"warning: {message}")
     level = logging.INFO if verbose else logging.ERROR
-    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    logging.basicConfig(level=logging.ERROR, handlers=[_Lines()])
     logging.getLogger("footprints").setLevel(level)
     logging.getLogger("lightning.pytorch").setLevel(level)
 
 
-def _show_warning(message: Warning | str) -> None:
+def _show_line(line: str) -> None:
     from tqdm.auto import tqdm
 
     # A progress bar that is being drawn moves down instead of running into the line.
-    tqdm.write(f"warning: {message}", file=sys.stderr)
+    tqdm.write(line, file=sys.stderr)
+
+
+def _stop(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def main() -> None:
     """Entry point: errors of ours are one line and exit status 1."""
+    # Batch systems and other programs end a command so; it should tidy up as it does for Ctrl-C.
+    signal.signal(signal.SIGTERM, _stop)
     app()
 
 

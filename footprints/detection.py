@@ -5,23 +5,25 @@ raster -> grid -> chips -> instances -> outlines
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from footprints.chip import ChipGrid, Detector, InputSpec, Scaling
 from footprints.errors import ChipSizeError, FootprintsWarning
+from footprints.progress import Progress
 from footprints.raster.reader import SceneGrid, resample_scene, resize_picture
 from footprints.raster.scaling import fit_scaling
 from footprints.raster.source import Scene
 from footprints.rows import Cover, look_at_rows
 from footprints.vector.detected import ChipRow, DetectedScene, Pass
 from footprints.vector.journal import Journal
+
+logger = logging.getLogger(__name__)
 
 COARSE_FACTOR = 4
 """Fine pixels per coarse pixel: in the coarse pass a chip shows sixteen times the ground, so that
@@ -91,10 +93,9 @@ def detect(covers: Sequence[Cover], looking: Looking) -> Generator[DetectedScene
         scene = cover.grid.scene
         looks = [cover, _coarse(cover)] if len(cover.chips) > 1 else [cover]
         total = sum(len(each.chips) for each in looks)
+        logger.info("%s: %s", scene.name, _plan(cover))
         scaling = fit_scaling(scene, looking.detector.input_spec)
-        with tqdm(
-            total=total, desc=scene.name, unit="chip", disable=None if looking.progress else True
-        ) as bar:
+        with Progress(total, scene.name, "chip", shown=looking.progress) as bar:
             passes = [
                 Pass(
                     each.chips,
@@ -106,6 +107,19 @@ def detect(covers: Sequence[Cover], looking: Looking) -> Generator[DetectedScene
             yield DetectedScene(
                 source, scene.path, scene.crs, _pixel_m(cover), scene.bands, tuple(passes)
             )
+
+
+def _plan(cover: Cover) -> str:
+    """How a scene is looked at, for the log."""
+    grid, chips, own = cover.grid, cover.chips, cover.grid.scene.gsd_m()
+    size = f"{grid.scene.width} x {grid.scene.height} px"
+    if own is not None:
+        size += f" of {own[0]:.3g} x {own[1]:.3g} m"
+    rows, columns = len(chips.row_starts), len(chips.column_starts)
+    return (
+        f"{size}, read as {grid.width} x {grid.height} px, {rows} x {columns} chips of "
+        f"{chips.size} px that share {chips.overlap} px"
+    )
 
 
 def _pixel_m(cover: Cover) -> float | None:
@@ -155,11 +169,11 @@ class _PassJournal:
 
 
 def _look(
-    cover: Cover, looking: Looking, scaling: Scaling, bar: tqdm[NoReturn], done: _PassJournal
+    cover: Cover, looking: Looking, scaling: Scaling, bar: Progress, done: _PassJournal
 ) -> Iterator[ChipRow]:
     """What each row of chips shows, as soon as its last chip is seen."""
     name = cover.grid.scene.name
-    bar.set_description(f"{name}, wide roofs" if cover.is_coarse else name)
+    bar.rename(f"{name}, wide roofs" if cover.is_coarse else name)
     columns = len(cover.chips.column_starts)
     rows = range(len(cover.chips.row_starts))
     looked = look_at_rows(
@@ -182,7 +196,7 @@ def _look(
         rows_read += bool(chips.read.any())
         if not cover.is_coarse:
             buildings += int((chips.outlines.scores >= looking.confidence).sum())
-            bar.set_postfix(buildings=buildings, refresh=False)
+            bar.note(buildings=buildings)
         yield chips
     if not rows_read and not cover.is_coarse:
         warnings.warn(

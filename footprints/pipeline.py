@@ -8,6 +8,7 @@ written
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections import Counter
@@ -30,7 +31,7 @@ from footprints.detection import Looking, cover_scene, detect
 from footprints.errors import ConfigError, OrientationWarning, RasterError, RunError
 from footprints.merging import merge_own_scenes
 from footprints.raster.listing import list_rasters
-from footprints.raster.source import Scene, open_scene
+from footprints.raster.source import Scene, gdal_settings, open_scene
 from footprints.rows import Cover
 from footprints.vector.detected import ChipRow, DetectedScene
 from footprints.vector.journal import open_journal
@@ -50,6 +51,8 @@ from footprints.vector.write import check_output, write_layer
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 KEPT_CONFIDENCE = 0.05
 """Layers can be made from a kept run down to this confidence: networks let out nothing below."""
@@ -233,6 +236,7 @@ def predict(
         },
     )
     _check_keypoints(wanted, run)
+    logger.info("%s", gdal_settings())
     with ExitStack() as opened:
         # All are opened and measured first: a mistake in the last name should not cost the hours
         # spent on the others.
@@ -416,6 +420,7 @@ def _make_layer(scenes: Iterable[DetectedScene], run: KeptRun, wanted: _Wanted) 
         )
         attach_scenes(layer, [record])
         layers.append(layer)
+        logger.info("%s: %d outlines, seams closed", scene.source, len(layer))
     layer = concat_layers(layers, crs=wanted.crs)
     if len(layers) > 1 and not may_overlap:
         layer = merge_own_scenes(layer)
@@ -429,6 +434,7 @@ def _make_layer(scenes: Iterable[DetectedScene], run: KeptRun, wanted: _Wanted) 
         simplify_m=wanted.simplify_m,
     )
     layer = snap_vertices(layer)
+    logger.info("outlines done: %d, walls %s", len(layer), wanted.regularize or "as traced")
     if wanted.output is not None:
         write_layer(layer, wanted.output, overwrite=wanted.overwrite)
     return layer

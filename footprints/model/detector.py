@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
@@ -19,6 +20,8 @@ from footprints.errors import BandError, ConfigError, DetectionCapWarning, Devic
 from footprints.model.allocator import keep_freed_memory
 from footprints.model.checkpoint import WeightsInfo, load_weights
 from footprints.model.mask_rcnn import MaskRCNN, Prediction
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_WEIGHTS = Path(__file__).parent.parent / "weights" / "buildings-lite0.safetensors"
 
@@ -144,6 +147,14 @@ def load_detector(
     chosen = choose_device(device)
     dtype = choose_precision(precision, chosen)
     model, info = load_weights(DEFAULT_WEIGHTS if weights is None else weights)
+    logger.info(
+        "weights %s on %s in %s, torch %s with %d threads",
+        info.name,
+        chosen,
+        str(dtype).removeprefix("torch."),
+        torch.__version__,
+        torch.get_num_threads(),
+    )
     return NetworkDetector(model, info, chosen, dtype)
 
 

@@ -110,6 +110,12 @@ def open_scene(
         )
 
 
+def gdal_settings() -> str:
+    """How GDAL reads here, for the log: its version and the settings that we or the user made."""
+    settings = (f"{name}={os.environ.get(name, value)}" for name, value in _GDAL_OPTIONS.items())
+    return f"GDAL {rasterio.__gdal_version__}, {', '.join(settings)}"
+
+
 @dataclass(eq=False, kw_only=True)
 class Scene:
     """An open raster. Use it in one thread at a time, and in a ``with`` statement."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import re
 import warnings
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from shapely import GeometryType
 
 from footprints.errors import LabelWarning, LayerError
 from footprints.vector.scenes import RECORD
+
+logger = logging.getLogger(__name__)
 
 PARQUET_SUFFIXES = frozenset({".parquet", ".geoparquet"})
 """Endings read and written by pyarrow; everything else goes through GDAL."""
@@ -98,6 +101,9 @@ def read_features(
             f"{path} has no coordinate reference system; assign the right one, "
             f"for instance with ogr2ogr -a_srs EPSG:4326 fixed.gpkg {path}"
         )
+    logger.info(
+        "%s: %d features read, %s", path, len(frame), frame.crs.name if frame.crs else "no CRS"
+    )
     return frame
 
 

@@ -18,6 +18,7 @@ import contextlib
 import errno
 import io
 import json
+import logging
 import os
 import sqlite3
 import struct
@@ -45,6 +46,8 @@ from footprints.vector.read import (
 )
 from footprints.vector.scenes import RECORD
 from footprints.vector.style import embed_style
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".gpkg", ".shp", ".parquet", ".geoparquet", ".fgb", ".geojson", ".json")
 """Endings of the files that can be written."""
@@ -167,6 +170,7 @@ def write_layer(
             unfinished = Path(folder, path.stem).with_name(path.stem + path.suffix.lower())
             _write(layer, unfinished, geometry)
             _replace(path, unfinished)
+        logger.info("%s: %d features written", path, len(layer))
     except (DataSourceError, DataLayerError, OSError, sqlite3.Error) as err:
         reason = (str(err) or type(err).__name__).splitlines()[0]
         raise OutputError(
