@@ -183,7 +183,7 @@ def predict(
 ) -> None:
     """Find the buildings of one or more scenes and write them as one layer.
 
-    Example: footprints predict data_samples/town.tif -o town.gpkg
+    Example: footprints predict data_samples/town.tif -o town.gpkg --keep town-run
     """
     _configure(quiet=quiet, verbose=verbose)
     from footprints.model.detector import load_detector
@@ -256,7 +256,7 @@ def finish(
 ) -> None:
     """Make a layer from a kept run, with other thresholds or in another format, in seconds.
 
-    Example: footprints finish RUN -o sure.gpkg --confidence 0.7 --min-area 10
+    Example: footprints finish town-run -o sure.gpkg --confidence 0.7 --min-area 10
     """
     _configure(quiet=quiet, verbose=verbose)
     from footprints.pipeline import finish as remake
@@ -339,7 +339,7 @@ def merge(
 ) -> None:
     """Make one layer of those of neighbouring or overlapping scenes, every building once.
 
-    Example: footprints merge north.gpkg south.gpkg -o town.gpkg
+    Example: footprints merge north.gpkg south.gpkg -o both.gpkg
     """
     _configure(quiet=quiet, verbose=verbose)
     from footprints.merging import merge_layers
@@ -362,7 +362,7 @@ def train(
 ) -> None:
     """Train weights on scenes and digitised buildings.
 
-    Example: footprints train configs/buildings-lite0.yaml -o runs/first --set train.epochs=5
+    Example: footprints train configs/sample-town.yaml -o first-run --set train.epochs=1
     """
     from footprints.config import load_config
     from footprints.training import is_first_process
@@ -395,7 +395,7 @@ def lr_find(
 ) -> None:
     """Try growing learning rates for a few dozen steps and suggest one.
 
-    Example: footprints lr-find configs/your-buildings.yaml -o rates.png
+    Example: footprints lr-find configs/sample-town.yaml -o rates.png
     """
     from footprints.config import load_config
     from footprints.rate_test import lr_find as run
@@ -432,7 +432,7 @@ def show(
 ) -> None:
     """Draw augmented training chips with their targets, and truth beside predictions.
 
-    Example: footprints show runs/first -o first.png
+    Example: footprints show first-run -o first.png
     """
     from footprints.show_chips import show as run
 
@@ -483,7 +483,7 @@ def chip(
 
     Or, with --check, say what is wrong with the labels: off the image, invalid, doubled, shifted.
 
-    Example: footprints chip town.tif town_buildings.gpkg -o chips --chip-size 512
+    Example: footprints chip data_samples/town.tif data_samples/town_buildings.gpkg -o chips
     """
     _configure(quiet=quiet, verbose=verbose)
     from footprints.data.chips import TRAIN, write_chips
