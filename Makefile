@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test format clean
+.PHONY: demo test test-full format clean
 
 demo: .venv/ready
 	mkdir -p out
@@ -16,6 +16,9 @@ test: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+test-full: .venv/ready
+	$(BIN)/pytest -m full
 
 format: .venv/ready
 	$(BIN)/ruff format .
