@@ -35,7 +35,8 @@ ELSEWHERE = {
 }
 """Files of the repository that are pages, too."""
 
-_LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?\)")
+_LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?\)")
+"""Mark of a picture, text, file and place in the file."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -68,18 +69,19 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     origin = origins.get(page.file.src_uri, Path("docs", page.file.src_uri))
 
     def lead(link: re.Match[str]) -> str:
-        target = (ROOT / origin.parent / link[1]).resolve()
+        mark, text, file, place = link.groups("")
+        target = (ROOT / origin.parent / file).resolve()
         if not target.exists() or not target.is_relative_to(ROOT):
             return link[0]
         path = target.relative_to(ROOT).as_posix()
         path = f"{path}/README.md" if f"{path}/README.md" in ELSEWHERE else path
         if path in ELSEWHERE:
-            return f"]({ELSEWHERE[path]}{link[2] or ''})"
+            return f"{mark}[{text}]({ELSEWHERE[path]}{place})"
         if path.startswith("docs/"):
-            return f"]({path.removeprefix('docs/')}{link[2] or ''})"
-        return f"] (`{path}`)"
+            return f"{mark}[{text}]({path.removeprefix('docs/')}{place})"
+        return f"`{path}`" if text == path else f"{text} (`{path}`)"
 
-    return re.sub(r"(?<!!)\[([^\]]+)\] \(`", r"\1 (`", _LINK.sub(lead, markdown))
+    return _LINK.sub(lead, markdown)
 
 
 def commands() -> str:
