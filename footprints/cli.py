@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from footprints.errors import BandError, FootprintsError, FootprintsWarning, OutputError
+from footprints.errors import (
+    BandError,
+    FootprintsError,
+    FootprintsWarning,
+    LabelWarning,
+    OutputError,
+)
 from footprints.options import (
     Bands,
     Confidence,
@@ -321,6 +327,13 @@ def regularize(
     if pixels:
         before = before.set_crs(None, allow_override=True)
     after = straighten(before, method=method, tolerance_m=tolerance, simplify_m=simplify)
+    if "id" in after and (repeated := after["id"].duplicated().sum()):
+        warnings.warn(
+            f"{repeated} rows repeat the id of another one: each part of a multipolygon is a row "
+            "of its own",
+            LabelWarning,
+            stacklevel=2,
+        )
     write_layer(after, output, overwrite=overwrite)
     if not quiet:
         counts = [f"{len(after):,} buildings", f"{len(before) - len(after):,} lost"]

@@ -193,7 +193,8 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
         chosen = torch.device(device)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as err:
-        reason = str(err).splitlines()[0]
+        # Of an unknown name torch lists twenty that it knows.
+        reason = str(err).splitlines()[0].partition("Expected one of")[0] or "no such device"
         raise DeviceError(
             f"device {device!r} is not available ({reason}); use cpu, cuda, cuda:1 or mps"
         ) from err

@@ -26,11 +26,10 @@ from footprints.chip import Window
 from footprints.errors import BandError, RasterError
 from footprints.raster.georeference import ground_resolution, locate
 from footprints.raster.nodata import (
-    LOSSY_BLACK,
     Collar,
     NodataRule,
     find_collar,
-    is_black,
+    may_be_collar,
     nodata_rule,
 )
 from footprints.raster.resample import resample, triangle_taps
@@ -75,7 +74,7 @@ def open_scene(
         nodata: Value of pixels without data; goes before the one the file declares.
         crs: CRS of the raster; goes before the one the file declares.
         pixels: Work in plain pixel coordinates and ignore any georeference.
-        collars: Where nothing is declared, black ground around the image is no data. In a
+        collars: Where nothing is declared, black or white ground around the image is no data. In a
             photograph the dark may be a night or a wall.
 
     Returns:
@@ -139,7 +138,7 @@ class Scene:
     rule: NodataRule
     """What is declared about pixels without data."""
     collars: bool
-    """Whether black ground around the image is no data where nothing is declared."""
+    """Whether black or white ground around the image is no data where nothing is declared."""
     turned: bool
     """Whether viewers show a photograph turned or mirrored, as its EXIF orientation says; pixels
     are always read as they are stored."""
@@ -251,7 +250,7 @@ class Scene:
         with _reading(self.name, box, self.width / level.width):
             stored = level.read(self.bands, window=box, out_dtype=self.dtype)
             data = self.rule.valid(self._dataset, level, box, stored)
-            if self._may_have_collar and is_black(stored, LOSSY_BLACK).any() and self._collar:
+            if self._may_have_collar and may_be_collar(stored).any() and self._collar:
                 data &= ~self._collar.covers(
                     stored,
                     (np.arange(left, right) + 0.5) / level.width,
@@ -267,7 +266,7 @@ class Scene:
 
     @cached_property
     def _collar(self) -> Collar | None:
-        """Black ground around the image; looked for when the first black pixel turns up."""
+        """Black or white ground around the image; looked for when the first such pixel turns up."""
         return find_collar(self._dataset, sorted(set(self.bands)), self.gsd_m())
 
 

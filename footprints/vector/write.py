@@ -32,6 +32,7 @@ import numpy as np
 import pyogrio
 import shapely
 from geopandas import GeoDataFrame
+from pandas.api.types import is_numeric_dtype
 from pyogrio.errors import DataLayerError, DataSourceError
 from shapely import GeometryType
 
@@ -201,8 +202,13 @@ def _write(layer: GeoDataFrame, path: Path, geometry: str) -> None:
         if is_geojson:
             content = content.replace(_COLLECTION, _head(record, is_placed=is_placed), 1)
         path.write_bytes(content)
-        if suffix == ".gpkg" and geometry == "Polygon" and "confidence" in layer:
+        if suffix == ".gpkg" and geometry == "Polygon" and _has_confidence(layer):
             embed_style(path, _TIME_STAMP["OGR_CURRENT_DATE"])
+
+
+def _has_confidence(layer: GeoDataFrame) -> bool:
+    """Whether there is what the style draws by; QGIS would draw nothing by a text."""
+    return "confidence" in layer and is_numeric_dtype(layer["confidence"])
 
 
 def _write_parquet(layer: GeoDataFrame, path: Path) -> None:
