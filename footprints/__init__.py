@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from footprints.batch import predict_each
     from footprints.config import RunConfig, load_config
     from footprints.data.chips import write_chips
     from footprints.data.faults import LabelReport, check_labels
@@ -45,6 +46,7 @@ _HOMES = {
     "lr_find": "footprints.rate_test",
     "merge_layers": "footprints.merging",
     "predict": "footprints.pipeline",
+    "predict_each": "footprints.batch",
     "regularize": "footprints.vector.regularize",
     "save_overlay": "footprints.pictures",
     "show": "footprints.show_chips",
@@ -70,6 +72,7 @@ __all__ = [
     "lr_find",
     "merge_layers",
     "predict",
+    "predict_each",
     "regularize",
     "save_overlay",
     "show",

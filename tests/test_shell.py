@@ -67,7 +67,7 @@ def test_verbose_says_how_and_when_and_sigterm_ends_with_one_line(scene: Path) -
     ended = time.monotonic()
     said += process.communicate()[1].splitlines()
     assert time.monotonic() - ended < 120
-    assert process.returncode == 130
+    assert process.returncode == 143
     text = "\n".join(said)
     assert re.search(r" s  weights buildings-lite0 on \w+ in \w+, torch ", text)
     assert re.search(r" s  GDAL \d+\.\d+\.\d+, GDAL_CACHEMAX=", text)

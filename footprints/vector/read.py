@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pyogrio.errors import DataLayerError, DataSourceError
 from shapely import GeometryType
 
+from footprints.addresses import is_address
 from footprints.errors import LabelWarning, LayerError
 from footprints.vector.scenes import RECORD
 
@@ -77,7 +78,7 @@ def read_features(
     Raises:
         LayerError: The file is missing, unreadable or ambiguous, or lacks a CRS it needs.
     """
-    if not (Path(path).exists() or _is_address(str(path))):
+    if not (Path(path).exists() or is_address(str(path))):
         raise LayerError(f"vector file not found: {path}")
     try:
         if Path(path).suffix.lower() in PARQUET_SUFFIXES:
@@ -94,7 +95,8 @@ def read_features(
     except (DataSourceError, DataLayerError, OSError, ValueError) as err:
         if isinstance(err, LayerError):
             raise
-        reason = (str(err) or type(err).__name__).splitlines()[0]
+        # GDAL goes on with a hint that only a programmer can follow.
+        reason = (str(err) or type(err).__name__).splitlines()[0].partition("; It might")[0]
         raise LayerError(f"cannot read {path} as a vector layer: {reason}") from err
     if needs_crs and frame.crs is None:
         raise LayerError(
@@ -196,10 +198,6 @@ def make_valid_polygons(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
         geometries, method="structure", keep_collapsed=False
     )
     return valid
-
-
-def _is_address(path: str) -> bool:
-    return "://" in path or path.startswith("/vsi")
 
 
 def _is_geojson_without_crs(path: str | Path) -> bool:
