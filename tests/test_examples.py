@@ -8,13 +8,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from typer import Context
 from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from footprints.cli import app
+
+ROOT = Path(__file__).parent.parent
+
 
 COMMANDS = get_command(app)
 assert isinstance(COMMANDS, TyperGroup)

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
 from footprints.config import DataConfig, OptimizerConfig
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from conftest import ROOT
 from labelled_scenes import write_image
 from matplotlib.image import imsave
 from rasterio.windows import Window
 
 from footprints.vector.read import read_layer
+
+ROOT = Path(__file__).parent.parent.parent
+
 
 QGIS_PYTHON = "/usr/bin/python3"
 SCRIPT = Path(__file__).with_name("in_qgis.py")
