@@ -21,6 +21,7 @@ from footprints.errors import (
     BandError,
     FootprintsError,
     FootprintsWarning,
+    LabelWarning,
     LayerError,
     OutputError,
 )
@@ -52,6 +53,13 @@ _INTERRUPTED, _TERMINATED = 130, 143
 """Exit status of a command stopped by the user, or by SIGTERM, as shells have it."""
 _FAILED_IN_PART = 3
 """Exit status of a command that wrote what it was asked for, as far as scenes could be read."""
+
+
+class _Lines(logging.Handler):
+    """Log messages as lines on standard error, each with the seconds since the start."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _show_line(f"{record.relativeCreated / 1000:7.1f} s  {record.getMessage()}")
 
 
 class _OneLineErrors(TyperGroup):
@@ -267,7 +275,7 @@ def predict(
 
     With a folder as output, or {scene} in its name, every scene has a layer of its own.
 
-    Example: footprints predict data_samples/town.tif -o town.gpkg
+    Example: footprints predict data_samples/town.tif -o town.gpkg --keep town-run
     """
     _configure(quiet=quiet, verbose=verbose)
     from footprints.batch import is_pattern, predict_each
@@ -386,26 +394,27 @@ def finish(
 ) -> None:
     """Make a layer from a kept run, with other thresholds or in another format, in seconds.
 
-    Example: footprints finish RUN -o sure.gpkg --confidence 0.7 --min-area 10
+    Example: footprints finish town-run -o sure.gpkg --confidence 0.7 --min-area 10
     """
     _configure(quiet=quiet, verbose=verbose)
     from footprints.pipeline import finish as remake
 
     start = time.perf_counter()
-    layer = remake(
-        run,
-        output=output,
-        keypoints=keypoints,
-        confidence=confidence,
-        min_area_m2=min_area,
-        regularize=regularize,
-        tolerance_m=tolerance,
-        simplify_m=simplify,
-        overlaps=overlaps,
-        out_crs=out_crs,
-        overwrite=overwrite,
-        progress=not quiet,
-    )
+    with _heeding_sigterm():
+        layer = remake(
+            run,
+            output=output,
+            keypoints=keypoints,
+            confidence=confidence,
+            min_area_m2=min_area,
+            regularize=regularize,
+            tolerance_m=tolerance,
+            simplify_m=simplify,
+            overlaps=overlaps,
+            out_crs=out_crs,
+            overwrite=overwrite,
+            progress=not quiet,
+        )
     if not quiet:
         _print_sum(layer, output, start, "buildings" if layer.crs is not None else "objects")
 
@@ -451,6 +460,13 @@ def regularize(
     if pixels:
         before = before.set_crs(None, allow_override=True)
     after = straighten(before, method=method, tolerance_m=tolerance, simplify_m=simplify)
+    if "id" in after and (repeated := after["id"].duplicated().sum()):
+        warnings.warn(
+            f"{repeated} rows repeat the id of another one: each part of a multipolygon is a row "
+            "of its own",
+            LabelWarning,
+            stacklevel=2,
+        )
     write_layer(after, output, overwrite=overwrite)
     if not quiet:
         counts = [f"{len(after):,} buildings", f"{len(before) - len(after):,} lost"]
@@ -469,7 +485,7 @@ def merge(
 ) -> None:
     """Make one layer of those of neighbouring or overlapping scenes, every building once.
 
-    Example: footprints merge north.gpkg south.gpkg -o town.gpkg
+    Example: footprints merge north.gpkg south.gpkg -o both.gpkg
     """
     _configure(quiet=quiet, verbose=verbose)
     from footprints.merging import merge_layers
@@ -492,7 +508,7 @@ def train(
 ) -> None:
     """Train weights on scenes and digitised buildings.
 
-    Example: footprints train configs/buildings-lite0.yaml -o runs/first --set train.epochs=5
+    Example: footprints train configs/sample-town.yaml -o first-run --set train.epochs=1
     """
     from footprints.config import load_config
     from footprints.training import is_first_process
@@ -525,7 +541,7 @@ def lr_find(
 ) -> None:
     """Try growing learning rates for a few dozen steps and suggest one.
 
-    Example: footprints lr-find configs/your-buildings.yaml -o rates.png
+    Example: footprints lr-find configs/sample-town.yaml -o rates.png
     """
     from footprints.config import load_config
     from footprints.rate_test import lr_find as run
@@ -562,7 +578,7 @@ def show(
 ) -> None:
     """Draw augmented training chips with their targets, and truth beside predictions.
 
-    Example: footprints show runs/first -o first.png
+    Example: footprints show first-run -o first.png
     """
     from footprints.show_chips import show as run
 
@@ -672,7 +688,7 @@ def chip(
 
     Or, with --check, say what is wrong with the labels: off the image, invalid, doubled, shifted.
 
-    Example: footprints chip town.tif town_buildings.gpkg -o chips --chip-size 512
+    Example: footprints chip data_samples/town.tif data_samples/town_buildings.gpkg -o chips
     """
     _configure(quiet=quiet, verbose=verbose)
     from footprints.data.chips import TRAIN, write_chips
@@ -931,9 +947,9 @@ def _configure(*, quiet: bool, verbose: bool) -> None:
     """Our warnings and logs as single lines on standard error; warnings of libraries not at all."""
     warnings.simplefilter("ignore")
     warnings.simplefilter("ignore" if quiet else "always", FootprintsWarning)
-    warnings.showwarning = lambda message, *_: _show_warning(message)
+    warnings.showwarning = lambda message, *_: _show_line(f"warning: {message}")
     level = logging.INFO if verbose else logging.ERROR
-    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    logging.basicConfig(level=logging.ERROR, handlers=[_Lines()])
     for handler in logging.getLogger().handlers:
         handler.addFilter(_without_secrets)
     logging.getLogger("footprints").setLevel(level)
@@ -946,11 +962,11 @@ def _without_secrets(record: logging.LogRecord) -> bool:
     return True
 
 
-def _show_warning(message: Warning | str) -> None:
+def _show_line(line: str) -> None:
     from tqdm.auto import tqdm
 
     # A progress bar that is being drawn moves down instead of running into the line.
-    tqdm.write(f"warning: {redact(str(message))}", file=sys.stderr)
+    tqdm.write(redact(line), file=sys.stderr)
 
 
 def main() -> None:

@@ -5,22 +5,22 @@ raster -> grid -> chips -> instances -> outlines
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NoReturn
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 from shapely import Geometry, MultiPolygon
-from tqdm.auto import tqdm
 
 from footprints.addresses import redact
 from footprints.chip import ChipGrid, Detector, InputSpec, Scaling
 from footprints.errors import ChipSizeError, FootprintsWarning, RasterError
+from footprints.progress import Progress
 from footprints.raster.reader import SceneGrid, resample_scene, resize_picture
 from footprints.raster.scaling import fit_scaling
 from footprints.raster.source import Scene
@@ -30,6 +30,8 @@ from footprints.vector.area import chips_near
 from footprints.vector.detected import ChipRow, DetectedScene, Pass
 from footprints.vector.journal import Journal
 from footprints.vector.outlines import Outlines
+
+logger = logging.getLogger(__name__)
 
 COARSE_FACTOR = 4
 """Fine pixels per coarse pixel: in the coarse pass a chip shows sixteen times the ground, so that
@@ -120,10 +122,10 @@ def detect(measured: Sequence[Measured], looking: Looking) -> Generator[Detected
         looks = [cover, _coarse(each)] if len(cover.chips) > 1 else [cover]
         total = sum(_count(look) for look in looks)
         opened = _Opened(scene, looking.detector.input_spec)
-        disable = None if looking.progress else True
+        logger.info("%s: %s", scene.name, _plan(cover))
         with (
             closing(scene),
-            tqdm(total=total, desc=scene.name, unit="chip", disable=disable) as bar,
+            Progress(total, scene.name, "chip", shown=looking.progress) as bar,
         ):
             passes = []
             for number, look in enumerate(looks):
@@ -177,6 +179,19 @@ def _count(cover: Cover) -> int:
     return len(cover.chips) if cover.wanted is None else int(cover.wanted.sum())
 
 
+def _plan(cover: Cover) -> str:
+    """How a scene is looked at, for the log."""
+    grid, chips, own = cover.grid, cover.chips, cover.grid.scene.gsd_m()
+    size = f"{grid.scene.width} x {grid.scene.height} px"
+    if own is not None:
+        size += f" of {own[0]:.3g} x {own[1]:.3g} m"
+    rows, columns = len(chips.row_starts), len(chips.column_starts)
+    return (
+        f"{size}, read as {grid.width} x {grid.height} px, {rows} x {columns} chips of "
+        f"{chips.size} px that share {chips.overlap} px"
+    )
+
+
 def _pixel_m(cover: Cover) -> float | None:
     """The longer side of a grid pixel on the ground."""
     own = cover.grid.scene.gsd_m()
@@ -224,11 +239,11 @@ class _PassJournal:
 
 
 def _look(
-    cover: Cover, looking: Looking, opened: _Opened, bar: tqdm[NoReturn], done: _PassJournal
+    cover: Cover, looking: Looking, opened: _Opened, bar: Progress, done: _PassJournal
 ) -> Iterator[ChipRow]:
     """What each row of chips shows, as soon as its last chip is seen."""
     name = cover.grid.scene.name
-    bar.set_description(f"{name}, wide roofs" if cover.is_coarse else name)
+    bar.rename(f"{name}, wide roofs" if cover.is_coarse else name)
     wanted = _wanted_in_rows(cover)
     missing = done.missing(np.flatnonzero(wanted).tolist())
     looked: Iterator[ChipRow] = iter(())
@@ -255,7 +270,7 @@ def _look(
         rows_read += bool(chips.read.any())
         if not cover.is_coarse:
             buildings += int((chips.outlines.scores >= looking.confidence).sum())
-            bar.set_postfix(buildings=buildings, refresh=False)
+            bar.note(buildings=buildings)
         yield chips
     if not rows_read and not cover.is_coarse:
         _warn_of_nothing(cover)

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import shapely
 from geopandas import GeoDataFrame, GeoSeries
 from numpy.typing import NDArray
-from pandas.api.types import is_numeric_dtype
 
 from footprints.config import load_class_map
 from footprints.errors import ConfigError, LabelWarning, LayerError
@@ -416,9 +416,15 @@ def _confidences(layer: GeoDataFrame, *, needed: bool) -> NDArray[np.float64]:
         if needed and len(layer):  # an empty GeoJSON has no columns at all
             raise LayerError("predicted has no column confidence to filter by; leave it out")
         return np.ones(len(layer))
-    if len(layer) and not is_numeric_dtype(layer["confidence"]):
-        raise LayerError(f"column confidence must hold numbers, got {layer['confidence'].dtype}")
-    scores = layer["confidence"].to_numpy(dtype=np.float64, na_value=np.nan)
+    given = layer["confidence"]
+    numbers = pd.to_numeric(given, errors="coerce")
+    others = given[numbers.isna() & given.notna()]
+    if len(others):
+        raise LayerError(
+            "column confidence of predicted must hold numbers from 0 to 1, got "
+            f"{others.iloc[0]!r}; rename the column if it means something else"
+        )
+    scores = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
     if np.isnan(scores).any():
         raise LayerError(f"column confidence is empty in {np.isnan(scores).sum()} rows")
     return np.asarray(scores)

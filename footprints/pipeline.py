@@ -8,6 +8,7 @@ written
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 import warnings
@@ -30,6 +31,7 @@ from footprints.errors import ConfigError, OrientationWarning, RasterError, RunE
 from footprints.failures import SceneOutcome, Tally, failed_before
 from footprints.merging import merge_own_scenes
 from footprints.raster.listing import list_rasters
+from footprints.raster.opening import gdal_settings
 from footprints.raster.source import Scene, open_scene
 from footprints.rows import Cover
 from footprints.stages import staged
@@ -65,6 +67,8 @@ from footprints.vector.write import check_output, write_layer
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 2
 """Chips that go through a detector together that does not know how many it can hold."""
@@ -295,6 +299,7 @@ def predict(
         tally=tally,
     )
     _warn_of_turned(measured)
+    logger.info("%s", gdal_settings())
     if batch_size is None:
         batch_size = _fitting_batch(detector, [each.cover for each in measured])
     with ExitStack() as opened:
@@ -439,6 +444,7 @@ def _make_layer(
         with tally.watch(scene.number, scene.source):
             layer, chips = _scene_layer(scene, run, wanted, overlaps=may_overlap)
             layers.append(layer)
+            logger.info("%s: %d outlines, seams closed", scene.source, len(layer))
             tally.through(scene, layer, chips=chips, began=began)
         began = time.perf_counter()
     if not layers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,8 @@ from footprints.errors import BandError, ConfigError, DetectionCapWarning, Devic
 from footprints.model.allocator import keep_freed_memory
 from footprints.model.checkpoint import WeightsInfo, load_weights
 from footprints.model.mask_rcnn import MaskRCNN, Prediction
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_WEIGHTS = Path(__file__).parent.parent / "weights" / "buildings-lite0.safetensors"
 
@@ -182,6 +185,14 @@ def load_detector(
     chosen = choose_device(device)
     dtype = choose_precision(precision, chosen)
     model, info = load_weights(DEFAULT_WEIGHTS if weights is None else weights)
+    logger.info(
+        "weights %s on %s in %s, torch %s with %d threads",
+        info.name,
+        chosen,
+        str(dtype).removeprefix("torch."),
+        torch.__version__,
+        torch.get_num_threads(),
+    )
     return NetworkDetector(model, info, chosen, dtype)
 
 
@@ -220,7 +231,8 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
         chosen = torch.device(device)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as err:
-        reason = str(err).splitlines()[0]
+        # Of an unknown name torch lists twenty that it knows.
+        reason = str(err).splitlines()[0].partition("Expected one of")[0] or "no such device"
         raise DeviceError(
             f"device {device!r} is not available ({reason}); use cpu, cuda, cuda:1 or mps"
         ) from err

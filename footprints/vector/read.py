@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import re
 import warnings
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from shapely import GeometryType
 from footprints.addresses import is_address
 from footprints.errors import LabelWarning, LayerError
 from footprints.vector.scenes import RECORD
+
+logger = logging.getLogger(__name__)
 
 PARQUET_SUFFIXES = frozenset({".parquet", ".geoparquet"})
 """Endings read and written by pyarrow; everything else goes through GDAL."""
@@ -92,13 +95,17 @@ def read_features(
     except (DataSourceError, DataLayerError, OSError, ValueError) as err:
         if isinstance(err, LayerError):
             raise
-        reason = (str(err) or type(err).__name__).splitlines()[0]
+        # GDAL goes on with a hint that only a programmer can follow.
+        reason = (str(err) or type(err).__name__).splitlines()[0].partition("; It might")[0]
         raise LayerError(f"cannot read {path} as a vector layer: {reason}") from err
     if needs_crs and frame.crs is None:
         raise LayerError(
             f"{path} has no coordinate reference system; assign the right one, "
             f"for instance with ogr2ogr -a_srs EPSG:4326 fixed.gpkg {path}"
         )
+    logger.info(
+        "%s: %d features read, %s", path, len(frame), frame.crs.name if frame.crs else "no CRS"
+    )
     return frame
 
 

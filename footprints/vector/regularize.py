@@ -85,7 +85,8 @@ def regularize(
             CRS is not defined.
 
     Warns:
-        LabelWarning: Invalid polygons were repaired, or had no area and were left out.
+        LabelWarning: Invalid polygons were repaired, or had no area and were left out; or columns
+            of the names of the new ones are kept under others.
     """
     check_method(method)
     check_metres(tolerance_m, "tolerance")

@@ -18,6 +18,7 @@ import contextlib
 import errno
 import io
 import json
+import logging
 import os
 import sqlite3
 import struct
@@ -30,6 +31,7 @@ import numpy as np
 import pyogrio
 import shapely
 from geopandas import GeoDataFrame
+from pandas.api.types import is_numeric_dtype
 from pyogrio.errors import DataLayerError, DataSourceError
 from shapely import GeometryType
 
@@ -46,6 +48,8 @@ from footprints.vector.read import (
 )
 from footprints.vector.scenes import RECORD
 from footprints.vector.style import embed_style
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".gpkg", ".shp", ".parquet", ".geoparquet", ".fgb", ".geojson", ".json")
 """Endings of the files that can be written."""
@@ -169,6 +173,7 @@ def write_layer(
             unfinished = folder / (path.stem + path.suffix.lower())
             _write(layer, unfinished, geometry)
             _replace(path, unfinished)
+        logger.info("%s: %d features written", path, len(layer))
     except (DataSourceError, DataLayerError, OSError, sqlite3.Error) as err:
         reason = (str(err) or type(err).__name__).splitlines()[0]
         raise OutputError(
@@ -199,8 +204,13 @@ def _write(layer: GeoDataFrame, path: Path, geometry: str) -> None:
         if is_geojson:
             content = content.replace(_COLLECTION, _head(record, is_placed=is_placed), 1)
         path.write_bytes(content)
-        if suffix == ".gpkg" and geometry == "Polygon" and "confidence" in layer:
+        if suffix == ".gpkg" and geometry == "Polygon" and _has_confidence(layer):
             embed_style(path, _TIME_STAMP["OGR_CURRENT_DATE"])
+
+
+def _has_confidence(layer: GeoDataFrame) -> bool:
+    """Whether there is what the style draws by; QGIS would draw nothing by a text."""
+    return "confidence" in layer and is_numeric_dtype(layer["confidence"])
 
 
 def _write_parquet(layer: GeoDataFrame, path: Path) -> None:
