@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from footprints.config import RunConfig, load_config
     from footprints.data.chips import write_chips
     from footprints.data.faults import LabelReport, check_labels
+    from footprints.data.synthetic import generate_scene
     from footprints.errors import FootprintsError, FootprintsWarning
     from footprints.evaluation import Report, evaluate
     from footprints.merging import merge_layers
@@ -46,6 +47,7 @@ _HOMES = {
     "convert_weights": "footprints.model.convert",
     "evaluate": "footprints.evaluation",
     "finish": "footprints.pipeline",
+    "generate_scene": "footprints.data.synthetic",
     "load_config": "footprints.config",
     "load_detector": "footprints.model.detector",
     "lr_find": "footprints.rate_test",
@@ -77,6 +79,7 @@ __all__ = [
     "convert_weights",
     "evaluate",
     "finish",
+    "generate_scene",
     "load_config",
     "load_detector",
     "lr_find",

@@ -766,6 +766,10 @@ def evaluate(
     scene: Annotated[
         str | None, typer.Option(help="Raster of which the report shows the worst places.")
     ] = None,
+    judged: Annotated[
+        Path | None, typer.Option(help="Also write hits, false alarms and misses as a layer.")
+    ] = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -794,6 +798,8 @@ def evaluate(
         pixel_m=pixel_size,
         html=html,
         scene=scene,
+        judged=judged,
+        overwrite=overwrite,
     )
     if json_file is not None:
         figures = json.dumps(report.to_dict(), indent=2) + "\n"
@@ -953,7 +959,6 @@ def _configure(*, quiet: bool, verbose: bool) -> None:
     for handler in logging.getLogger().handlers:
         handler.addFilter(_without_secrets)
     logging.getLogger("footprints").setLevel(level)
-    logging.getLogger("lightning.pytorch").setLevel(level)
 
 
 def _without_secrets(record: logging.LogRecord) -> bool:
@@ -963,7 +968,7 @@ def _without_secrets(record: logging.LogRecord) -> bool:
 
 
 def _show_line(line: str) -> None:
-    from tqdm.auto import tqdm
+    from footprints.progress import tqdm
 
     # A progress bar that is being drawn moves down instead of running into the line.
     tqdm.write(redact(line), file=sys.stderr)

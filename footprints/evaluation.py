@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from footprints.config import load_class_map
 from footprints.errors import ConfigError, LabelWarning, LayerError
 from footprints.figures import Figures, suggest, tabulate, tabulate_seams, tabulate_sizes
+from footprints.judging import judged_layer
 from footprints.measuring import Comparison, measure
 from footprints.precision import IOU_THRESHOLDS, IOU_TOLERANCE, take_in_order
 from footprints.report import check_report, write_report
@@ -34,6 +35,7 @@ from footprints.vector.classes import read_classes, read_values
 from footprints.vector.layer import reproject
 from footprints.vector.read import open_polygons
 from footprints.vector.scenes import chip_edges, scenes_of
+from footprints.vector.write import check_output, write_layer
 
 UNKNOWN_SHARE = 0.5
 """A prediction with this share on ground whose class is unknown is neither right nor wrong."""
@@ -132,6 +134,8 @@ def evaluate(
     pixel_m: float | None = None,
     html: str | Path | None = None,
     scene: str | Path | None = None,
+    judged: str | Path | None = None,
+    overwrite: bool = False,
 ) -> Report:
     """Compare a layer of footprints with the truth.
 
@@ -162,6 +166,9 @@ def evaluate(
         html: Also write a report with charts to this file, which replaces another; implies
             ``full``.
         scene: Raster of which the report shows the worst places.
+        judged: Also write all polygons that count as a layer, as for `predict`: hits, false alarms
+            and misses (`footprints.judging`).
+        overwrite: Replace ``judged`` if it exists.
 
     Returns:
         Counts and ratios; with ``class_field`` for each class, too.
@@ -170,7 +177,7 @@ def evaluate(
         ConfigError: ``iou``, ``confidence``, ``precision`` or ``pixel_m`` is out of range, the
             class map is none, or there is a scene but no report.
         RasterError: The scene cannot be read.
-        OutputError: The report cannot be written.
+        OutputError: The report or ``judged`` cannot be written, or that exists.
         LayerError: A file cannot be read, some layers have a CRS and others none, the layers lie
             apart, the confidence is missing where it is needed or not a number, or a column of
             classes is missing.
@@ -186,6 +193,8 @@ def evaluate(
         )
     if html is not None:
         check_report(html)
+    if judged is not None:
+        check_output(judged, overwrite=overwrite)
     if class_map is not None and class_field is None:
         raise ConfigError("a class map needs the class field whose values it maps")
     known = load_class_map({} if class_map is None else class_map)
@@ -207,6 +216,8 @@ def evaluate(
         pixel_m=_pixel_m(found) if pixel_m is None else pixel_m,
         chip_edges=_chip_edges(found, true),
     )
+    if judged is not None:
+        write_layer(judged_layer(compared), judged, overwrite=overwrite)
     parts = None if classes is None else _parts(compared, classes)
     report = _report(compared, parts)
     if not full and precision is None and html is None:

@@ -7,10 +7,19 @@ every whole percent is one message of level INFO: ``town.tif: 42 %, 5 of 12 chip
 from __future__ import annotations
 
 import logging
+import sys
+import warnings
 from types import TracebackType
 from typing import Self
 
-from tqdm.auto import tqdm
+from tqdm import TqdmWarning
+
+with warnings.catch_warnings():
+    # In a notebook without ipywidgets the bar is text, and nobody needs to be told.
+    warnings.simplefilter("ignore", TqdmWarning)
+    from tqdm.auto import tqdm
+
+__all__ = ["Progress", "is_hidden", "tqdm"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +35,7 @@ class Progress:
     """
 
     def __init__(self, total: int, name: str, unit: str, *, shown: bool) -> None:
-        self._bar = tqdm(total=total, desc=name, unit=unit, disable=None if shown else True)
+        self._bar = tqdm(total=total, desc=name, unit=unit, disable=is_hidden(progress=shown))
         self._total, self._name, self._unit = total, name, unit
         self._done = self._percent = 0
 
@@ -60,3 +69,11 @@ class Progress:
             logger.info(
                 "%s: %d %%, %d of %d %ss", self._name, percent, self._done, self._total, self._unit
             )
+
+
+def is_hidden(*, progress: bool) -> bool | None:
+    """What tqdm is to be told as ``disable``: no bar unasked, and none into a file of logs."""
+    if not progress:
+        return True
+    # The output of a notebook is no terminal, but somebody looks at it.
+    return False if "ipykernel.zmqshell" in sys.modules else None

@@ -8,6 +8,7 @@ the end ``weights.md`` and ``weights.json`` (what these weights are: a model car
 from __future__ import annotations
 
 import importlib.util
+import logging
 import multiprocessing
 import os
 import threading
@@ -86,6 +87,7 @@ def train(
         input_spec=spec,
         training=describe_training(config, prepared.split),
     )
+    _hush_lightning()
     trainer = _trainer(config, folder, info, progress=progress)
     _check_counts(config, len(validation), trainer.world_size)
     if trainer.is_global_zero:
@@ -107,6 +109,12 @@ def train(
     if trainer.is_global_zero:
         write_card(folder / WEIGHTS)
     return folder / WEIGHTS
+
+
+def _hush_lightning() -> None:
+    """Hear Lightning from where on we are heard: by itself it tells everybody of its settings."""
+    level = logging.getLogger("footprints").getEffectiveLevel()
+    logging.getLogger("lightning.pytorch").setLevel(level)
 
 
 def is_first_process() -> bool:

@@ -27,7 +27,6 @@ from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from shapely import GeometryType
-from tqdm import tqdm
 
 from footprints.chip import Window
 from footprints.config import load_class_map
@@ -52,6 +51,7 @@ from footprints.data.targets import (
 )
 from footprints.errors import ConfigError, LayerError, OutputError
 from footprints.files import making_beside, put_folder
+from footprints.progress import is_hidden, tqdm
 from footprints.raster.source import Scene
 from footprints.vector.affine import apply_affine
 from footprints.vector.classes import read_values
@@ -152,7 +152,7 @@ def write_chips(
     try:
         with making_beside(folder) as unfinished:
             writer = _Writer(unfinished, classes)
-            shown = tqdm(cuts, unit="chip", disable=None if progress else True)
+            shown = tqdm(cuts, unit="chip", disable=is_hidden(progress=progress))
             for image, some in groupby(shown, key=lambda pair: pair[0].image):
                 with image.open() as raster:
                     for cut, where in some:

@@ -209,8 +209,10 @@ def _write(layer: GeoDataFrame, path: Path, geometry: str) -> None:
 
 
 def _has_confidence(layer: GeoDataFrame) -> bool:
-    """Whether there is what the style draws by; QGIS would draw nothing by a text."""
-    return "confidence" in layer and is_numeric_dtype(layer["confidence"])
+    """Whether there is what the style draws by; QGIS would draw nothing by a text or a gap."""
+    if "confidence" not in layer or not is_numeric_dtype(layer["confidence"]):
+        return False
+    return bool(layer["confidence"].notna().all())
 
 
 def _write_parquet(layer: GeoDataFrame, path: Path) -> None:
