@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     __version__: str
     from footprints.pipeline import finish, predict
     from footprints.rate_test import RateTest, lr_find
+    from footprints.recalibration import calibrate
     from footprints.show_chips import show
     from footprints.training import train
     from footprints.vector.regularize import regularize
@@ -41,6 +42,7 @@ _HOMES = {
     "Report": "footprints.evaluation",
     "RunConfig": "footprints.config",
     "View": "footprints.viewing",
+    "calibrate": "footprints.recalibration",
     "check_labels": "footprints.data.faults",
     "convert_weights": "footprints.model.convert",
     "evaluate": "footprints.evaluation",
@@ -72,6 +74,7 @@ __all__ = [
     "RunConfig",
     "View",
     "__version__",
+    "calibrate",
     "check_labels",
     "convert_weights",
     "evaluate",

@@ -5,12 +5,12 @@ raster -> grid -> chips -> instances -> outlines
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NoReturn
 
 import numpy as np
 from affine import Affine
@@ -20,7 +20,7 @@ from shapely import Geometry, MultiPolygon
 from footprints.addresses import redact
 from footprints.chip import ChipGrid, Detector, InputSpec, Scaling
 from footprints.errors import ChipSizeError, FootprintsWarning, RasterError
-from footprints.progress import is_hidden, tqdm
+from footprints.progress import Progress
 from footprints.raster.reader import SceneGrid, resample_scene, resize_picture
 from footprints.raster.scaling import fit_scaling
 from footprints.raster.source import Scene
@@ -31,18 +31,20 @@ from footprints.vector.detected import ChipRow, DetectedScene, Pass
 from footprints.vector.journal import Journal
 from footprints.vector.outlines import Outlines
 
+logger = logging.getLogger(__name__)
+
 COARSE_FACTOR = 4
 """Fine pixels per coarse pixel: in the coarse pass a chip shows sixteen times the ground, so that
 a roof as wide as three chips is seen with everything around it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Looking:
     """How a detector is put to work."""
 
     detector: Detector
     batch_size: int
-    """Chips that go through together."""
+    """Chips that go through together; fewer from where memory runs out."""
     confidence: float
     """From which on the progress bar counts a building."""
     heard_from: float
@@ -51,6 +53,12 @@ class Looking:
     """Show a progress bar, on a terminal or in a notebook."""
     journal: Journal | None = None
     """Rows of chips that are done, and where to note those that get done; None notes nothing."""
+
+    def shrink(self, batch_size: int) -> None:
+        """Go on with smaller batches, here and in a run that goes on from the journal."""
+        self.batch_size = batch_size
+        if self.journal is not None:
+            self.journal.batch_size = batch_size
 
 
 def cover_scene(
@@ -114,10 +122,10 @@ def detect(measured: Sequence[Measured], looking: Looking) -> Generator[Detected
         looks = [cover, _coarse(each)] if len(cover.chips) > 1 else [cover]
         total = sum(_count(look) for look in looks)
         opened = _Opened(scene, looking.detector.input_spec)
-        disable = is_hidden(progress=looking.progress)
+        logger.info("%s: %s", scene.name, _plan(cover))
         with (
             closing(scene),
-            tqdm(total=total, desc=scene.name, unit="chip", disable=disable) as bar,
+            Progress(total, scene.name, "chip", shown=looking.progress) as bar,
         ):
             passes = []
             for number, look in enumerate(looks):
@@ -171,6 +179,19 @@ def _count(cover: Cover) -> int:
     return len(cover.chips) if cover.wanted is None else int(cover.wanted.sum())
 
 
+def _plan(cover: Cover) -> str:
+    """How a scene is looked at, for the log."""
+    grid, chips, own = cover.grid, cover.chips, cover.grid.scene.gsd_m()
+    size = f"{grid.scene.width} x {grid.scene.height} px"
+    if own is not None:
+        size += f" of {own[0]:.3g} x {own[1]:.3g} m"
+    rows, columns = len(chips.row_starts), len(chips.column_starts)
+    return (
+        f"{size}, read as {grid.width} x {grid.height} px, {rows} x {columns} chips of "
+        f"{chips.size} px that share {chips.overlap} px"
+    )
+
+
 def _pixel_m(cover: Cover) -> float | None:
     """The longer side of a grid pixel on the ground."""
     own = cover.grid.scene.gsd_m()
@@ -218,11 +239,11 @@ class _PassJournal:
 
 
 def _look(
-    cover: Cover, looking: Looking, opened: _Opened, bar: tqdm[NoReturn], done: _PassJournal
+    cover: Cover, looking: Looking, opened: _Opened, bar: Progress, done: _PassJournal
 ) -> Iterator[ChipRow]:
     """What each row of chips shows, as soon as its last chip is seen."""
     name = cover.grid.scene.name
-    bar.set_description(f"{name}, wide roofs" if cover.is_coarse else name)
+    bar.rename(f"{name}, wide roofs" if cover.is_coarse else name)
     wanted = _wanted_in_rows(cover)
     missing = done.missing(np.flatnonzero(wanted).tolist())
     looked: Iterator[ChipRow] = iter(())
@@ -235,6 +256,7 @@ def _look(
             batch_size=looking.batch_size,
             heard_from=looking.heard_from,
             count=bar.update,
+            shrunk=looking.shrink,
         )
     buildings, rows_read = 0, 0
     for row in range(len(wanted)):
@@ -248,7 +270,7 @@ def _look(
         rows_read += bool(chips.read.any())
         if not cover.is_coarse:
             buildings += int((chips.outlines.scores >= looking.confidence).sum())
-            bar.set_postfix(buildings=buildings, refresh=False)
+            bar.note(buildings=buildings)
         yield chips
     if not rows_read and not cover.is_coarse:
         _warn_of_nothing(cover)

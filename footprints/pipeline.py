@@ -8,6 +8,7 @@ written
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 import warnings
@@ -24,14 +25,16 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 from shapely import Geometry, Polygon
 
-from footprints.chip import ChipGrid, Detector
+from footprints.chip import ChipGrid, Detector, SizesBatches
 from footprints.detection import Looking, Measured, cover_scene, detect
 from footprints.errors import ConfigError, OrientationWarning, RasterError, RunError
 from footprints.failures import SceneOutcome, Tally, failed_before
 from footprints.merging import merge_own_scenes
 from footprints.raster.listing import list_rasters
+from footprints.raster.opening import gdal_settings
 from footprints.raster.source import Scene, open_scene
 from footprints.rows import Cover
+from footprints.stages import staged
 from footprints.surveying import describe_asked, survey
 from footprints.vector.area import cut_layer, read_area
 from footprints.vector.detected import ChipRow, DetectedScene
@@ -50,7 +53,12 @@ from footprints.vector.merge import EVIDENCE_SHARE
 from footprints.vector.outlines import Footprints
 from footprints.vector.postgis import is_database
 from footprints.vector.read import GEOJSON_SUFFIXES
-from footprints.vector.scenes import attach_scenes, describe_scene, unite_seen
+from footprints.vector.scenes import (
+    attach_scenes,
+    describe_grid,
+    describe_scene,
+    unite_seen,
+)
 from footprints.vector.snapping import snap_vertices
 from footprints.vector.straighten import check_options, straighten
 from footprints.vector.streaming import merge_rows
@@ -60,8 +68,12 @@ from footprints.vector.write import check_output, write_layer
 if TYPE_CHECKING:
     import torch
 
+logger = logging.getLogger(__name__)
+
+BATCH_SIZE = 2
+"""Chips that go through a detector together that does not know how many it can hold."""
 KEPT_CONFIDENCE = 0.05
-"""Layers can be made from a kept run down to this confidence: networks let out nothing below."""
+"""Layers can be made from a kept run down to this confidence: little below is a building."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +121,7 @@ def predict(
     simplify_m: float | None = None,
     chip_size: int | None = None,
     overlap: int | None = None,
-    batch_size: int = 2,
+    batch_size: int | None = None,
     bands: Sequence[int] | None = None,
     nodata: float | None = None,
     crs: str | CRS | None = None,
@@ -161,7 +173,9 @@ def predict(
             detector's own. Detectors of photographs see a picture whole, resized to their size;
             a chip size cuts it into chips of its own pixels instead.
         overlap: Pixels shared by neighbouring chips; None takes a quarter of the chip.
-        batch_size: Chips that go through the network together.
+        batch_size: Chips that go through the network together; None takes what fits a GPU's free
+            memory, and 2 on a CPU. Where memory runs out, it is halved. A run that goes on
+            (``resume``) takes over what was in force.
         bands: Bands to read, 1-based, repeats allowed; None takes the first ones.
         nodata: Value of pixels without data; goes before the one the raster declares.
         crs: CRS of the rasters; goes before the one they declare.
@@ -235,7 +249,7 @@ def predict(
     area = None if aoi is None else read_area(aoi)
     paths = list_rasters(scenes, asset=asset, allow_outside=allow_outside)
     _check_paths(paths)
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch size must be at least 1, got {batch_size}")
     if pixels and not (crs is None and wanted.crs is None):
         raise ConfigError("pixel coordinates have no CRS; use --pixels, or --crs and --out-crs")
@@ -285,6 +299,9 @@ def predict(
         tally=tally,
     )
     _warn_of_turned(measured)
+    logger.info("%s", gdal_settings())
+    if batch_size is None:
+        batch_size = _fitting_batch(detector, [each.cover for each in measured])
     with ExitStack() as opened:
         journal = None
         if beside is not None:
@@ -300,9 +317,11 @@ def predict(
                     changed=changed,
                 )
             )
+            batch_size = journal.batch_size
         looking = Looking(detector, batch_size, threshold, heard_from, progress, journal)
         found = opened.enter_context(closing(detect(measured, looking)))
         if keep is not None:
+            run.parameters["batch_size"] = batch_size
             found = opened.enter_context(closing(keep_scenes(found, run, Path(keep))))
         layer = _make_layer(found, run, wanted, tally)
         if journal is not None and tally.failures:
@@ -329,6 +348,16 @@ def _load(
     from footprints.tta import AugmentedDetector
 
     return AugmentedDetector(detector, tta)
+
+
+def _fitting_batch(detector: Detector, covers: Sequence[Cover]) -> int:
+    """How many chips go through together where nobody says so."""
+    if not isinstance(detector, SizesBatches):
+        return BATCH_SIZE
+    return detector.fitting_batch(
+        max(cover.chips.chip_height for cover in covers),
+        max(cover.chips.chip_width for cover in covers),
+    )
 
 
 def _journaled(output: str | Path | None, keep: str | Path | None) -> Path | None:
@@ -415,6 +444,7 @@ def _make_layer(
         with tally.watch(scene.number, scene.source):
             layer, chips = _scene_layer(scene, run, wanted, overlaps=may_overlap)
             layers.append(layer)
+            logger.info("%s: %d outlines, seams closed", scene.source, len(layer))
             tally.through(scene, layer, chips=chips, began=began)
         began = time.perf_counter()
     if not layers:
@@ -473,6 +503,7 @@ def _scene_layer(
             "simplify_m": wanted.simplify_m,
             "chip_size": fine.chips.size,
             "overlap": fine.chips.overlap,
+            "grid": describe_grid(fine.chips, fine.transform),
             "bands": scene.bands,
             "overlaps": overlaps,
             "tta": run.parameters.get("tta"),
@@ -482,6 +513,7 @@ def _scene_layer(
     return layer, chips
 
 
+@staged("merging")
 def _merge_scene(
     scene: DetectedScene, confidence: float, *, overlaps: bool
 ) -> tuple[Footprints, Geometry, int]:

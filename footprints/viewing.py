@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pyproj import CRS
 
 LARGEST_SIDE = 4096
-"""Of the picture in pixels, unless asked otherwise: 5 to 8 MB in the file."""
+"""Of the picture in pixels, unless asked otherwise: about 7 MB of the file."""
 TILE = 512
 """Side of the tiles that the picture is cut into."""
 _QUALITY = 85

@@ -1,11 +1,12 @@
-"""Bars are where somebody looks: on terminals and in notebooks."""
+"""Progress: bars where somebody looks, whole percents as messages of the log elsewhere."""
 
+import logging
 import subprocess
 import sys
 
 import pytest
 
-from footprints.progress import is_hidden
+from footprints.progress import Progress, is_hidden
 
 WITHOUT_WIDGETS = """
 import sys, types, warnings
@@ -19,6 +20,33 @@ assert is_hidden(progress=True) is False
 for _ in tqdm(range(3), disable=is_hidden(progress=True)):
     pass
 """
+
+
+def test_every_whole_percent_is_one_message(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        caplog.at_level(logging.INFO, "footprints"),
+        Progress(1000, "a.tif", "chip", shown=True) as p,
+    ):
+        for _ in range(500):
+            p.update()
+        p.rename("b.tif")
+        p.update(500)
+    assert len(caplog.messages) == 51
+    assert caplog.messages[0] == "a.tif: 1 %, 10 of 1000 chips"
+    assert caplog.messages[-1] == "b.tif: 100 %, 1000 of 1000 chips"
+
+
+def test_nothing_to_do_is_no_message(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "footprints"), Progress(0, "a.tif", "chip", shown=True):
+        pass
+    assert caplog.messages == []
+
+
+def test_without_a_terminal_no_bar_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(3, "a.tif", "chip", shown=True) as progress:
+        progress.note(buildings=3)
+        progress.update(3)
+    assert capsys.readouterr().err == ""
 
 
 def test_bars_are_drawn_on_terminals_and_in_notebooks(monkeypatch: pytest.MonkeyPatch) -> None:

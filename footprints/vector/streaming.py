@@ -16,6 +16,7 @@ import shapely
 from numpy.typing import NDArray
 
 from footprints.chip import ChipGrid
+from footprints.stages import result, submit
 from footprints.vector.detected import Pass
 from footprints.vector.disjoint import BESIDE_PX, by_position
 from footprints.vector.matching import GAP_PX
@@ -50,13 +51,19 @@ def merge_rows(look: Pass, *, confidence: float, overlaps: bool) -> Footprints:
         waiting: deque[Future[Footprints]] = deque()
         for outlines, read in _settled(look, EVIDENCE_SHARE * confidence):
             waiting.append(
-                worker.submit(
-                    merge, outlines, look.chips, read, confidence=confidence, overlaps=overlaps
+                submit(
+                    worker,
+                    merge,
+                    outlines,
+                    look.chips,
+                    read,
+                    confidence=confidence,
+                    overlaps=overlaps,
                 )
             )
             if len(waiting) == _WAITING:
-                done.append(waiting.popleft().result())
-        done += [merged.result() for merged in waiting]
+                done.append(result(waiting.popleft(), "merging"))
+        done += [result(merged, "merging") for merged in waiting]
     return by_position(Footprints.concatenate(done))
 
 

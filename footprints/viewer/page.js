@@ -14,6 +14,7 @@ const view = { x: 0, y: 0, scale: 1 };
 const state = { least: 0, chosen: -1, fill: true, image: true };
 let painter;
 let asked = false;
+let drawn = false;
 
 function redraw() {
   if (asked) return;
@@ -22,6 +23,8 @@ function redraw() {
     asked = false;
     painter.draw(view, state);
     showScale();
+    if (!drawn) performance.mark("drawn");
+    drawn = true;
   });
 }
 

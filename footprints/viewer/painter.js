@@ -137,7 +137,7 @@ class Painter {
     }
   }
 
-  // The coarsest level lies below, for as long as the tiles of the right one are decoded.
+  // The coarsest level stands in for as long as tiles of the right one are being decoded.
   drawImage(view, box) {
     const { gl, picture, image } = this;
     this.use(picture, view);
@@ -145,35 +145,44 @@ class Painter {
     const shrink = image.width / image.levels[0].width * view.scale;
     const wanted = Math.floor(Math.log2(Math.max(1, 1 / shrink)) + 0.01);
     const coarsest = image.levels.length - 1;
-    this.drawLevel(coarsest, box, shrink);
-    if (wanted < coarsest) this.drawLevel(wanted, box, shrink);
+    const tiles = this.tilesIn(Math.min(wanted, coarsest), box);
+    if (tiles.some((tile) => !tile.texture)) this.drawTiles(this.tilesIn(coarsest, box), shrink);
+    this.drawTiles(tiles, shrink);
     for (const [key] of [...this.tiles].slice(0, Math.max(0, this.tiles.size - MOST_TILES))) {
       gl.deleteTexture(this.tiles.get(key));
       this.tiles.delete(key);
     }
   }
 
-  drawLevel(number, box, shrink) {
-    const { gl, image, picture } = this;
-    const level = image.levels[number];
-    const [across, down] = [image.width / level.width, image.height / level.height];
-    const columns = Math.ceil(level.width / image.tile);
+  // The tiles of a level that meet a box: where each lies, and its texture.
+  tilesIn(number, box) {
+    const level = this.image.levels[number];
+    const side = this.image.tile;
+    const [across, down] = [this.image.width / level.width, this.image.height / level.height];
+    const columns = Math.ceil(level.width / side);
+    const found = [];
     level.tiles.forEach((content, index) => {
-      const left = (index % columns) * image.tile;
-      const top = Math.floor(index / columns) * image.tile;
-      const right = Math.min(left + image.tile, level.width);
-      const bottom = Math.min(top + image.tile, level.height);
+      const left = (index % columns) * side;
+      const top = Math.floor(index / columns) * side;
+      const right = Math.min(left + side, level.width);
+      const bottom = Math.min(top + side, level.height);
       const ground = [left * across, top * down, right * across, bottom * down];
-      if (ground[0] > box[2] || ground[2] < box[0] || ground[1] > box[3] || ground[3] < box[1]) return;
-      const texture = this.textureOf(`${number}/${index}`, content);
-      if (!texture) return;
-      gl.activeTexture(gl.TEXTURE0);
+      if (meet(ground, box)) found.push({ ground, texture: this.textureOf(`${number}/${index}`, content) });
+    });
+    return found;
+  }
+
+  drawTiles(tiles, shrink) {
+    const { gl, picture } = this;
+    gl.activeTexture(gl.TEXTURE0);
+    for (const { ground, texture } of tiles) {
+      if (!texture) continue;
       gl.bindTexture(gl.TEXTURE_2D, texture);
       // Pixels of the scene are seen as such from twice their size on.
       gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MAG_FILTER, shrink > 2 ? gl.NEAREST : gl.LINEAR);
       gl.uniform4f(picture.at("box"), ...ground);
       gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);
-    });
+    }
   }
 
   // A tile's texture, or null while it is decoded; those used last come last in the map.
