@@ -200,6 +200,13 @@ def predict(
             "where memory runs out."
         ),
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Budget of the process, e.g. 4GB: bounds the batch size, unless given, and GDAL's "
+            "cache; the layer comes on top."
+        ),
+    ] = None,
     bands: Bands = None,
     nodata: Nodata = None,
     crs: Annotated[str | None, typer.Option(help="CRS of the scenes, e.g. EPSG:32645.")] = None,
@@ -315,6 +322,7 @@ def predict(
             chip_size=chip_size,
             overlap=overlap,
             batch_size=batch_size,
+            memory=memory,
             bands=read_bands,
             nodata=nodata,
             crs=crs,

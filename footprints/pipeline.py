@@ -25,13 +25,14 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 from shapely import Geometry, Polygon
 
-from footprints.chip import ChipGrid, Detector, SizesBatches
+from footprints.budget import LEAST_CACHE_BYTES, parse_size, plan_run
+from footprints.chip import ChipGrid, Detector
 from footprints.detection import Looking, Measured, cover_scene, detect
 from footprints.errors import ConfigError, OrientationWarning, RasterError, RunError
 from footprints.failures import SceneOutcome, Tally, failed_before
 from footprints.merging import merge_own_scenes
 from footprints.raster.listing import list_rasters
-from footprints.raster.opening import gdal_settings
+from footprints.raster.opening import gdal_settings, limit_cache
 from footprints.raster.source import Scene, open_scene
 from footprints.rows import Cover
 from footprints.stages import staged
@@ -70,8 +71,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BATCH_SIZE = 2
-"""Chips that go through a detector together that does not know how many it can hold."""
 KEPT_CONFIDENCE = 0.05
 """Layers can be made from a kept run down to this confidence: little below is a building."""
 
@@ -122,6 +121,7 @@ def predict(
     chip_size: int | None = None,
     overlap: int | None = None,
     batch_size: int | None = None,
+    memory: str | int | None = None,
     bands: Sequence[int] | None = None,
     nodata: float | None = None,
     crs: str | CRS | None = None,
@@ -176,6 +176,10 @@ def predict(
         batch_size: Chips that go through the network together; None takes what fits a GPU's free
             memory, and 2 on a CPU. Where memory runs out, it is halved. A run that goes on
             (``resume``) takes over what was in force.
+        memory: Budget of this process, in bytes or as ``4GB``, for the network, its chips and
+            GDAL's cache of blocks: it bounds ``batch_size``, if that is None, and the cache, before
+            ``GDAL_CACHEMAX`` of the environment. The finished layer comes on top, and so does a
+            GPU's own memory. None sets none.
         bands: Bands to read, 1-based, repeats allowed; None takes the first ones.
         nodata: Value of pixels without data; goes before the one the raster declares.
         crs: CRS of the rasters; goes before the one they declare.
@@ -212,8 +216,8 @@ def predict(
         has it, unless footprints may overlap.
 
     Raises:
-        ConfigError: A number is out of range, a CRS, method or precision unknown, or keypoints
-            asked of a detector that finds none.
+        ConfigError: A number is out of range, a CRS, method or precision unknown, keypoints are
+            asked of a detector that finds none, or ``memory`` does not hold it and a batch.
         RasterError: A scene is missing, unreadable or without georeference.
         BandError: A scene has fewer bands than the detector takes.
         ChipSizeError: Chip size and overlap do not fit together, or an overlap is given for
@@ -251,6 +255,7 @@ def predict(
     _check_paths(paths)
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch size must be at least 1, got {batch_size}")
+    budget = None if memory is None else parse_size(memory)
     if pixels and not (crs is None and wanted.crs is None):
         raise ConfigError("pixel coordinates have no CRS; use --pixels, or --crs and --out-crs")
     detector = _load(detector, weights, device=device, precision=precision, tta=tta)
@@ -282,27 +287,29 @@ def predict(
         _check_reach(cover.chips, cover.grid.transform, scene.crs, wanted.crs)
         return cover
 
-    measured = survey(
-        paths,
-        lambda path: open_scene(
-            path,
-            bands=bands,
-            want_bands=spec.bands,
-            nodata=nodata,
-            crs=crs,
-            pixels=pixels,
-            collars=not run.overlaps,
-            trusted=allow_outside,
-        ),
-        measure,
-        area=area,
-        tally=tally,
-    )
+    with limit_cache(None if budget is None else LEAST_CACHE_BYTES):
+        measured = survey(
+            paths,
+            lambda path: open_scene(
+                path,
+                bands=bands,
+                want_bands=spec.bands,
+                nodata=nodata,
+                crs=crs,
+                pixels=pixels,
+                collars=not run.overlaps,
+                trusted=allow_outside,
+            ),
+            measure,
+            area=area,
+            tally=tally,
+        )
     _warn_of_turned(measured)
-    logger.info("%s", gdal_settings())
-    if batch_size is None:
-        batch_size = _fitting_batch(detector, [each.cover for each in measured])
+    covers = [each.cover for each in measured]
+    batch_size, cache = plan_run(detector, covers, batch_size=batch_size, memory=budget)
     with ExitStack() as opened:
+        opened.enter_context(limit_cache(cache))
+        logger.info("%s", gdal_settings())
         journal = None
         if beside is not None:
             asked = describe_asked(
@@ -348,16 +355,6 @@ def _load(
     from footprints.tta import AugmentedDetector
 
     return AugmentedDetector(detector, tta)
-
-
-def _fitting_batch(detector: Detector, covers: Sequence[Cover]) -> int:
-    """How many chips go through together where nobody says so."""
-    if not isinstance(detector, SizesBatches):
-        return BATCH_SIZE
-    return detector.fitting_batch(
-        max(cover.chips.chip_height for cover in covers),
-        max(cover.chips.chip_width for cover in covers),
-    )
 
 
 def _journaled(output: str | Path | None, keep: str | Path | None) -> Path | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -19,11 +21,14 @@ from footprints.addresses import is_address
 from footprints.errors import RasterError
 from footprints.raster.trust import HINT, check_names, harmless_drivers
 
-# Goes behind the user's environment. GDAL would cache blocks in 5% of the machine's memory, in
-# every process; and a server that stops answering must fail a read, not hang it. Code in a VRT is
-# never run.
+CACHE_BYTES = 256 << 20
+"""Of GDAL's cache of blocks, which would take 5% of the machine's memory, in every process."""
+_cache_limit: ContextVar[int | None] = ContextVar("_cache_limit", default=None)
+
+# Goes behind the user's environment. A server that stops answering must fail a read, not hang it.
+# Code in a VRT is never run.
 _GDAL_OPTIONS = {
-    "GDAL_CACHEMAX": 256 << 20,
+    "GDAL_CACHEMAX": CACHE_BYTES,
     "GDAL_HTTP_CONNECTTIMEOUT": 20,
     "GDAL_HTTP_TIMEOUT": 60,
     "GDAL_HTTP_MAX_RETRY": 3,
@@ -47,6 +52,22 @@ _NO_FORMAT = "not recognized as being in a supported"
 _Result = TypeVar("_Result")
 
 
+@contextmanager
+def limit_cache(size: int | None) -> Iterator[None]:
+    """Bound GDAL's cache of blocks, in what this thread and those that it starts read inside.
+
+    GDAL has one cache in a process: what reads elsewhere at the same time shares it.
+
+    Args:
+        size: Bytes, which go before ``GDAL_CACHEMAX`` of the environment; None sets no bound.
+    """
+    token = _cache_limit.set(size)
+    try:
+        yield
+    finally:
+        _cache_limit.reset(token)
+
+
 def gdal_options(address: str) -> rasterio.Env:
     """Our options for the calls into GDAL made inside it, in this thread.
 
@@ -54,7 +75,14 @@ def gdal_options(address: str) -> rasterio.Env:
         address: File or address that the calls are for.
     """
     options = _GDAL_OPTIONS | (_REMOTE_OPTIONS if is_address(address) else {})
-    return rasterio.Env(**{k: v for k, v in options.items() if k not in os.environ})
+    unset = {k: v for k, v in options.items() if k not in os.environ}
+    return rasterio.Env(**(unset | _limits()))
+
+
+def _limits() -> dict[str, int]:
+    """Options that go before the user's environment."""
+    size = _cache_limit.get()
+    return {} if size is None else {"GDAL_CACHEMAX": size}
 
 
 def open_dataset(address: str, *, trusted: bool = True, **options: int) -> DatasetReader:
@@ -125,5 +153,6 @@ def stamp_of(address: str) -> str | None:
 
 def gdal_settings() -> str:
     """How GDAL reads here, for the log: its version and the settings that we or the user made."""
-    settings = (f"{name}={os.environ.get(name, value)}" for name, value in _GDAL_OPTIONS.items())
+    ours = {name: os.environ.get(name, value) for name, value in _GDAL_OPTIONS.items()}
+    settings = (f"{name}={value}" for name, value in (ours | _limits()).items())
     return f"GDAL {rasterio.__gdal_version__}, {', '.join(settings)}"

@@ -1,0 +1,173 @@
+"""A budget of memory: sizes in words, what it bounds, and what is too little."""
+
+import json
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from known_buildings import KnownBuildings
+from known_town import HEIGHT, NORTH_UP, TOWN, UTM, WIDTH, on_ground
+from labelled_scenes import write_image
+from rasterio.env import get_gdal_config
+
+import footprints as fp
+from footprints import budget
+from footprints.budget import LEAST_CACHE_BYTES, parse_size
+from footprints.errors import ConfigError
+from footprints.raster.opening import CACHE_BYTES
+from footprints.vector.journal import journal_of
+
+GRID = {"chip_size": 96, "overlap": 32, "progress": False}
+"""Rows of four chips."""
+
+
+@dataclass(frozen=True, eq=False)
+class Hungry(KnownBuildings):
+    """Keeps so many bytes for every chip of the largest batch it saw, and notes what it saw."""
+
+    keeps: int = 0
+    kept: tuple[list[np.ndarray], ...] = ()
+    caches: tuple[list[int], ...] = ()
+    sizes: tuple[list[int], ...] = ()
+
+    def __call__(self, chips):
+        while len(self.kept[0]) < len(chips):
+            self.kept[0].append(np.ones(self.keeps, dtype=np.uint8))
+        if chips[0].source != "blank":
+            self.caches[0].append(get_gdal_config("GDAL_CACHEMAX"))
+            self.sizes[0].append(len(chips))
+        return super().__call__(chips)
+
+
+@pytest.fixture
+def hungry():
+    def make(keeps=0):
+        return Hungry(
+            on_ground(TOWN), digest=f"hungry {keeps}", keeps=keeps, kept=([],), caches=([],),
+            sizes=([],),
+        )  # fmt: skip
+
+    yield make
+    budget._measured.clear()
+
+
+@pytest.fixture
+def scene(tmp_path):
+    pixels = np.random.default_rng(0).integers(40, 250, (1, HEIGHT, WIDTH)).astype(np.uint8)
+    return write_image(tmp_path / "town.tif", pixels, transform=NORTH_UP, crs=UTM)
+
+
+@pytest.fixture
+def blank_takes(monkeypatch):
+    """Let the process hold so many MB after blank batches of one and of two chips of 512 px."""
+
+    def hold(one, two):
+        held = iter([one * 10**6, two * 10**6])
+        monkeypatch.setattr(budget, "_resident_bytes", lambda: next(held))
+
+    return hold
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("4GB", 4 * 10**9),
+        ("1.5GiB", 3 << 29),
+        ("800 mb", 8 * 10**8),
+        ("2tib", 2 << 40),
+        (" 512MiB ", 1 << 29),
+        (123_456, 123_456),
+    ],
+)
+def test_sizes_are_read_with_their_unit(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["4", "4G", "GB", "-1GB", "0GB", "1,5GB", "4 gigabytes", 0, -3])
+def test_what_is_no_size_is_refused_with_an_example(text):
+    with pytest.raises(ConfigError, match=rf"such as 4GB, got '{re.escape(str(text))}'"):
+        parse_size(text)
+
+
+def test_too_little_is_refused_before_the_work_and_what_is_named_works(scene, tmp_path, hungry):
+    output = tmp_path / "town.gpkg"
+    with pytest.raises(ConfigError, match="memory of 50 MB does not hold known-buildings") as err:
+        fp.predict(scene, output=output, detector=hungry(), memory="50MB", **GRID)
+    assert "one chip of 96 x 96 px" in str(err.value)
+    assert not output.exists()
+    assert not journal_of(output).exists()
+    least = re.search(r"give at least (\d+) MB", str(err.value))[1]
+    layer = fp.predict(scene, output=output, detector=hungry(), memory=f"{least}MB", **GRID)
+    assert layer.equals(fp.predict(scene, detector=hungry(), **GRID))
+
+
+def test_what_a_detector_takes_is_measured(scene, hungry):
+    def least(keeps):
+        with pytest.raises(ConfigError) as err:
+            fp.predict(scene, detector=hungry(keeps), memory="1MB", **GRID)
+        return int(re.search(r"give at least (\d+) MB", str(err.value))[1])
+
+    assert 290 < least(300 * 10**6) - least(0) < 340
+
+
+def test_the_batch_size_follows_from_the_budget(scene, hungry, blank_takes, tmp_path):
+    blank_takes(1000, 1000 + 28.44 * 100)
+    # 512 / 96 squared is 28.44, so that a chip takes 100 MB and a bit for its pixels; cache and
+    # rest take 201 MB.
+    for memory, size in (("1.35GB", 1), ("1.45GB", 2)):
+        detector = hungry()
+        output = tmp_path / f"{memory}.gpkg"
+        fp.predict(scene, detector=detector, output=output, memory=memory, **GRID)
+        assert max(detector.sizes[0]) == size
+
+
+def test_a_batch_size_that_is_asked_for_is_kept_or_refused(scene, hungry, blank_takes):
+    blank_takes(1000, 1000 + 28.44 * 100)
+    with pytest.raises(ConfigError, match=r"and 4 chips at once.* 1602 MB, or .*--batch-size"):
+        fp.predict(scene, detector=hungry(), memory="1.5GB", batch_size=4, **GRID)
+    detector = hungry()
+    fp.predict(scene, detector=detector, memory="1.61GB", batch_size=4, **GRID)
+    assert max(detector.sizes[0]) == 4
+
+
+@pytest.mark.parametrize("environment", [None, "300"])
+def test_gdals_cache_is_bounded_whatever_the_environment_says(
+    scene, hungry, blank_takes, monkeypatch, environment
+):
+    if environment is not None:
+        monkeypatch.setenv("GDAL_CACHEMAX", environment)
+    blank_takes(1000, 1000)
+    room = LEAST_CACHE_BYTES / 1e6 + budget._REST_BYTES / 1e6
+    for spare_mb, cache in ((0.5, LEAST_CACHE_BYTES), (50, None), (5000, CACHE_BYTES)):
+        detector = hungry()
+        memory = int((1000 + room + spare_mb) * 1e6)
+        fp.predict(scene, detector=detector, memory=memory, **GRID)
+        (seen,) = set(detector.caches[0])
+        expected = LEAST_CACHE_BYTES + spare_mb * 1e6 if cache is None else cache
+        assert seen == pytest.approx(expected, abs=1e6)
+
+
+def test_a_run_goes_on_with_its_batch_size_under_another_budget(
+    scene, hungry, blank_takes, tmp_path
+):
+    blank_takes(1000, 1000 + 28.44 * 100)
+    output = tmp_path / "town.gpkg"
+
+    @dataclass(frozen=True, eq=False)
+    class Stopped(Hungry):
+        def __call__(self, chips):
+            if len(self.sizes[0]) == 5:
+                raise KeyboardInterrupt
+            return super().__call__(chips)
+
+    stopped = Stopped(
+        on_ground(TOWN), digest="hungry 0", kept=([],), caches=([],), sizes=([],)
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        fp.predict(scene, output=output, detector=stopped, memory="1.35GB", **GRID)
+    head = json.loads((journal_of(output) / "journal.json").read_text())
+    assert head["run"]["batch size"] == 1
+    rest = hungry()
+    fp.predict(scene, output=output, detector=rest, memory="4GB", resume=True, **GRID)
+    assert set(rest.sizes[0]) == {1}
