@@ -12,6 +12,7 @@ import math
 import re
 import resource
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ import numpy as np
 from affine import Affine
 
 from footprints.chip import Chip, Detector, SizesBatches, Window
-from footprints.errors import ConfigError
+from footprints.errors import ConfigError, DetectionCapWarning
 from footprints.raster.opening import CACHE_BYTES
 from footprints.rows import READ_AHEAD, Cover
 
@@ -146,10 +147,13 @@ def _measure_looks(detector: Detector) -> _Looks:
             source="blank",
         )
         held = []
-        for chips in ([blank], [blank, blank]):
-            detector(chips)
-            detector(chips)
-            held.append(_resident_bytes())
+        with warnings.catch_warnings():
+            # What a network makes of nothing is no news of the scenes.
+            warnings.simplefilter("ignore", DetectionCapWarning)
+            for chips in ([blank], [blank, blank]):
+                detector(chips)
+                detector(chips)
+                held.append(_resident_bytes())
         more = max(0, held[1] - held[0])
         _measured[detector.digest] = _Looks(held[0], more / side**2)
     return _measured[detector.digest]

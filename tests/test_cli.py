@@ -397,6 +397,8 @@ def test_a_bad_scene_is_one_line(bad_files, weights, scene, words):
         pytest.param("--min-area -1", ["min area", "-1"], id="negative area"),
         pytest.param("--confidence 2", ["confidence", "[0, 1]", "got 2"], id="confidence above 1"),
         pytest.param("--batch-size 0", ["batch size", "got 0"], id="no batch"),
+        pytest.param("--memory 4G", ["memory", "4GB", "'4G'"], id="half a unit"),
+        pytest.param("--memory 100MB", ["100 MB does not hold", "at least"], id="little memory"),
         pytest.param("--nodata 300", ["nodata", "uint8", "300"], id="nodata out of range"),
     ],
 )

@@ -1,15 +1,18 @@
 """What a scene's size costs in memory and time when its buildings cost nothing to find.
 
-    python tests/benchmarks/memory.py [--sides 12500 25000 50000] [--buildings 4]
+    python tests/benchmarks/memory.py [--sides 12500 25000 50000] [--buildings 4 16] [--aoi 300]
 
 Scenes are virtual rasters that repeat one tile; the detector sees the same few houses in every
 chip. All the rest is `footprints.predict`, from reading to the file, with the coarse pass. Each
 scene is a process of its own, so that its peak memory is its own; it starts no other processes.
+With ``--aoi`` the weights that ship look at a square of so many metres in the middle of a scene
+that repeats the town of ``data_samples`` instead.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import resource
@@ -20,14 +23,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 import rasterio
 from affine import Affine
 from machine import describe
+from numpy.typing import NDArray
+from shapely import Point
 
 from footprints.chip import Chip, InputSpec, Instances, MaskGroup, Scaling
 from footprints.pipeline import predict
 
+SAMPLE = Path(__file__).parents[2] / "data_samples" / "town.tif"
 TILE = 5000
 """Side in pixels of what is on the disk."""
 CHIP, OVERLAP = 1024, 128
@@ -70,32 +77,95 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sides", type=int, nargs="+", default=[12_500, 25_000, 50_000])
-    parser.add_argument("--buildings", type=int, default=4, help="per chip")
+    parser.add_argument("--buildings", type=int, nargs="+", default=[4], help="per chip")
+    parser.add_argument("--aoi", type=int, help="metres; looked at by the weights that ship")
+    parser.add_argument("--memory", help="budget, for --aoi, such as 2GB")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one is not None:
-        print(json.dumps(measure(options.one, options.buildings)))
+    if options.one is not None and options.aoi is not None:
+        print(json.dumps(measure_area(options.one, options.aoi, options.memory)))
         return
+    if options.one is not None:
+        print(json.dumps(measure(options.one, *options.buildings)))
+        return
+    if options.aoi is not None:
+        compare_areas(options.sides, options.aoi, options.memory)
+    else:
+        compare_scenes(options.sides, options.buildings)
+    print(f"\n{describe('rasterio', 'shapely', 'geopandas')}")
+
+
+def compare_scenes(sides: Sequence[int], buildings: Sequence[int]) -> None:
+    """Whole scenes, with a detector that costs nothing."""
     print(
         "| side, px | Gpx | chips | buildings | peak memory, MB | wall s | cpu s | cpu ms a chip |"
     )
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         tile = write_tile(Path(folder) / "tile.tif")
-        for side in options.sides:
+        for side, per_chip in itertools.product(sides, buildings):
             scene = write_vrt(tile, Path(folder) / f"{side}.vrt", side)
-            command = [sys.executable, __file__, "--one", scene, "--buildings", options.buildings]
-            done = subprocess.run(
-                list(map(str, command)), check=True, capture_output=True, text=True
-            )
-            cost = json.loads(done.stdout)
+            cost = measure_apart(scene, "--buildings", per_chip)
+            scene.with_suffix(".parquet").unlink()
             print(
                 f"| {side:,} | {side**2 / 1e9:.2f} | {cost['chips']:,} | {cost['buildings']:,} | "
                 f"{cost['peak_mb']:.0f} | {cost['wall']:.0f} | {cost['cpu']:.0f} | "
                 f"{1000 * cost['cpu'] / cost['chips']:.1f} |",
                 flush=True,
             )
-    print(f"\n{describe('rasterio', 'shapely', 'geopandas')}")
+
+
+def compare_areas(sides: Sequence[int], metres: int, memory: str | None) -> None:
+    """One area in scenes of several sizes, with the network."""
+    print("| side, px | budget | buildings | loaded, MB | peak memory, MB | wall s | cpu s |")
+    print("|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        tile = write_town(Path(folder) / "tile.tif")
+        budget = [] if memory is None else ["--memory", memory]
+        for side in sides:
+            scene = write_vrt(tile, Path(folder) / f"{side}.vrt", side)
+            cost = measure_apart(scene, "--aoi", metres, *budget)
+            print(
+                f"| {side:,} | {memory or 'none'} | {cost['buildings']:,} | "
+                f"{cost['loaded_mb']:.0f} | {cost['peak_mb']:.0f} | {cost['wall']:.0f} | "
+                f"{cost['cpu']:.0f} |",
+                flush=True,
+            )
+
+
+def measure_apart(scene: Path, *options: object) -> dict[str, float]:
+    """Predict one scene in a process of its own."""
+    command = [sys.executable, __file__, "--one", scene, *options]
+    done = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
+    cost: dict[str, float] = json.loads(done.stdout)
+    return cost
+
+
+def measure_area(scene: Path, metres: int, memory: str | None) -> dict[str, float]:
+    """Predict an area of one scene in this process, with the weights that ship."""
+    from footprints.model.detector import load_detector
+
+    middle = TO_UTM @ (int(scene.stem) / 2, int(scene.stem) / 2)
+    area = gpd.GeoDataFrame(geometry=[Point(middle).buffer(metres / 2, cap_style="square")])
+    detector = load_detector()
+    loaded = peak_mb()
+    wall, before = time.perf_counter(), time.process_time()
+    layer = predict(
+        scene,
+        output=scene.with_suffix(".parquet"),
+        detector=detector,
+        aoi=area.set_crs("EPSG:32645"),
+        memory=memory,
+        overwrite=True,
+        progress=False,
+    )
+    return {
+        "wall": time.perf_counter() - wall,
+        "cpu": time.process_time() - before,
+        "loaded_mb": loaded,
+        "peak_mb": peak_mb(),
+        "buildings": len(layer),
+    }
 
 
 def measure(scene: Path, per_chip: int) -> dict[str, float]:
@@ -134,6 +204,19 @@ def write_tile(path: Path) -> Path:
     """Fields of a few grey levels."""
     levels = np.random.default_rng(0).integers(60, 200, (3, TILE // 50, TILE // 50), dtype=np.uint8)
     pixels = levels.repeat(50, axis=1).repeat(50, axis=2)
+    return write_tiled(path, pixels)
+
+
+def write_town(path: Path) -> Path:
+    """The sample town, side by side."""
+    with rasterio.open(SAMPLE) as sample:
+        pixels = sample.read()
+    times = [1, *(-(-TILE // side) for side in pixels.shape[1:])]
+    return write_tiled(path, np.tile(pixels, times)[:, :TILE, :TILE])
+
+
+def write_tiled(path: Path, pixels: NDArray[np.uint8]) -> Path:
+    """Three bands to a GeoTIFF."""
     profile = {
         "driver": "GTiff",
         "width": TILE,
