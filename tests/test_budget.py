@@ -112,8 +112,8 @@ def test_what_a_detector_takes_is_measured(scene, hungry):
 def test_the_batch_size_follows_from_the_budget(scene, hungry, blank_takes, tmp_path):
     blank_takes(1000, 1000 + 28.44 * 100)
     # 512 / 96 squared is 28.44, so that a chip takes 100 MB and a bit for its pixels; cache and
-    # rest take 201 MB.
-    for memory, size in (("1.35GB", 1), ("1.45GB", 2)):
+    # rest take 470 MB.
+    for memory, size in (("1.62GB", 1), ("1.72GB", 2)):
         detector = hungry()
         output = tmp_path / f"{memory}.gpkg"
         fp.predict(scene, detector=detector, output=output, memory=memory, **GRID)
@@ -122,10 +122,10 @@ def test_the_batch_size_follows_from_the_budget(scene, hungry, blank_takes, tmp_
 
 def test_a_batch_size_that_is_asked_for_is_kept_or_refused(scene, hungry, blank_takes):
     blank_takes(1000, 1000 + 28.44 * 100)
-    with pytest.raises(ConfigError, match=r"and 4 chips at once.* 1602 MB, or .*--batch-size"):
-        fp.predict(scene, detector=hungry(), memory="1.5GB", batch_size=4, **GRID)
+    with pytest.raises(ConfigError, match=r"and 4 chips at once.* 187\d MB, or .*--batch-size"):
+        fp.predict(scene, detector=hungry(), memory="1.75GB", batch_size=4, **GRID)
     detector = hungry()
-    fp.predict(scene, detector=detector, memory="1.61GB", batch_size=4, **GRID)
+    fp.predict(scene, detector=detector, memory="1.88GB", batch_size=4, **GRID)
     assert max(detector.sizes[0]) == 4
 
 
@@ -169,7 +169,7 @@ def test_a_run_goes_on_with_its_batch_size_under_another_budget(
         on_ground(TOWN), digest="hungry 0", kept=([],), sizes=([],)
     )  # fmt: skip
     with pytest.raises(KeyError):
-        fp.predict(scene, output=output, detector=stopped, memory="1.35GB", **GRID)
+        fp.predict(scene, output=output, detector=stopped, memory="1.62GB", **GRID)
     head = json.loads((journal_of(output) / "journal.json").read_text())
     assert head["run"]["batch size"] == 1
     rest = hungry()
