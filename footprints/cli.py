@@ -170,6 +170,17 @@ def predict(
         bool,
         typer.Option("--resume", help="Go on where the same command was cut short, if it was."),
     ] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Workers of dask.distributed that look at the chips: local, the address of a "
+            "scheduler such as tcp://host:8786, or its file."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes of --cluster local; default: one for each GPU, or one."),
+    ] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -212,6 +223,8 @@ def predict(
             out_crs=out_crs,
             overwrite=overwrite,
             resume=resume,
+            cluster=cluster,
+            workers=workers,
             progress=not quiet,
         )
     if overlay is not None:

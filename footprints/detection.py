@@ -14,7 +14,8 @@ from typing import NoReturn
 import numpy as np
 from tqdm.auto import tqdm
 
-from footprints.chip import ChipGrid, Detector, InputSpec, Scaling
+from footprints.chip import ChipGrid, Detector, InputSpec
+from footprints.cluster import Crew, Order
 from footprints.errors import ChipSizeError, FootprintsWarning
 from footprints.raster.reader import SceneGrid, resample_scene, resize_picture
 from footprints.raster.scaling import fit_scaling
@@ -43,6 +44,8 @@ class Looking:
     """Show a progress bar, on a terminal or in a notebook."""
     journal: Journal | None = None
     """Rows of chips that are done, and where to note those that get done; None notes nothing."""
+    crew: Crew | None = None
+    """Workers that look; None looks here."""
 
 
 def cover_scene(
@@ -86,26 +89,58 @@ def detect(covers: Sequence[Cover], looking: Looking) -> Generator[DetectedScene
         covers: One per scene; the scenes must be open.
         looking: The detector, and how to use it.
     """
+    if looking.crew is not None:
+        looking.crew.take(_orders(covers, looking))
     sources = _source_names([cover.grid.scene for cover in covers])
     for number, (cover, source) in enumerate(zip(covers, sources, strict=True)):
         scene = cover.grid.scene
-        looks = [cover, _coarse(cover)] if len(cover.chips) > 1 else [cover]
+        looks = _looks(cover)
+        journals = [_PassJournal(looking.journal, number, look) for look in range(len(looks))]
         total = sum(len(each.chips) for each in looks)
-        scaling = fit_scaling(scene, looking.detector.input_spec)
         with tqdm(
             total=total, desc=scene.name, unit="chip", disable=None if looking.progress else True
         ) as bar:
+            shown = _show(looks, looking, journals, bar)
             passes = [
-                Pass(
-                    each.chips,
-                    each.grid.transform,
-                    _look(each, looking, scaling, bar, _PassJournal(looking.journal, number, look)),
-                )
-                for look, each in enumerate(looks)
+                Pass(each.chips, each.grid.transform, _look(each, looking, rows, bar, journal))
+                for each, rows, journal in zip(looks, shown, journals, strict=True)
             ]
             yield DetectedScene(
                 source, scene.path, scene.crs, _pixel_m(cover), scene.bands, tuple(passes)
             )
+
+
+def _show(
+    looks: Sequence[Cover], looking: Looking, journals: Sequence[_PassJournal], bar: tqdm[NoReturn]
+) -> list[Generator[ChipRow]]:
+    """For each pass over a scene, what the rows show that its journal lacks."""
+    if looking.crew is not None:
+        return [looking.crew.rows(each.scene, each.look, count=bar.update) for each in journals]
+    scaling = fit_scaling(looks[0].grid.scene, looking.detector.input_spec)
+    return [
+        look_at_rows(
+            cover,
+            looking.detector,
+            scaling,
+            journal.missing(cover),
+            batch_size=looking.batch_size,
+            heard_from=looking.heard_from,
+            count=bar.update,
+        )
+        for cover, journal in zip(looks, journals, strict=True)
+    ]
+
+
+def _orders(covers: Sequence[Cover], looking: Looking) -> Iterator[Order]:
+    """What workers are to look at, scene by scene."""
+    for number, cover in enumerate(covers):
+        looks = _looks(cover)
+        scaling = fit_scaling(cover.grid.scene, looking.detector.input_spec)
+        rows = [
+            _PassJournal(looking.journal, number, look).missing(each)
+            for look, each in enumerate(looks)
+        ]
+        yield Order(number, looks, scaling, rows)
 
 
 def _pixel_m(cover: Cover) -> float | None:
@@ -118,6 +153,11 @@ def _source_names(scenes: Sequence[Scene]) -> list[str]:
     """What the ``source`` column says: file names, or whole paths where two would be the same."""
     count = Counter(scene.name for scene in scenes)
     return [scene.name if count[scene.name] == 1 else scene.path for scene in scenes]
+
+
+def _looks(cover: Cover) -> list[Cover]:
+    """The passes over a scene: a coarse one, too, where it takes several chips."""
+    return [cover, _coarse(cover)] if len(cover.chips) > 1 else [cover]
 
 
 def _coarse(fine: Cover) -> Cover:
@@ -143,8 +183,8 @@ class _PassJournal:
             return None
         return self.journal.read(self.scene, self.look, row)
 
-    def missing(self, rows: range) -> list[int]:
-        journal = self.journal
+    def missing(self, cover: Cover) -> list[int]:
+        journal, rows = self.journal, range(len(cover.chips.row_starts))
         return [
             row for row in rows if journal is None or not journal.has(self.scene, self.look, row)
         ]
@@ -155,27 +195,21 @@ class _PassJournal:
 
 
 def _look(
-    cover: Cover, looking: Looking, scaling: Scaling, bar: tqdm[NoReturn], done: _PassJournal
+    cover: Cover,
+    looking: Looking,
+    shown: Iterator[ChipRow],
+    bar: tqdm[NoReturn],
+    done: _PassJournal,
 ) -> Iterator[ChipRow]:
     """What each row of chips shows, as soon as its last chip is seen."""
     name = cover.grid.scene.name
     bar.set_description(f"{name}, wide roofs" if cover.is_coarse else name)
     columns = len(cover.chips.column_starts)
-    rows = range(len(cover.chips.row_starts))
-    looked = look_at_rows(
-        cover,
-        looking.detector,
-        scaling,
-        done.missing(rows),
-        batch_size=looking.batch_size,
-        heard_from=looking.heard_from,
-        count=bar.update,
-    )
     buildings, rows_read = 0, 0
-    for row in rows:
+    for row in range(len(cover.chips.row_starts)):
         chips = done.read(row)
         if chips is None:
-            chips = next(looked)
+            chips = next(shown)
             done.write(row, chips)
         else:
             bar.update(columns)

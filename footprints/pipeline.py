@@ -26,6 +26,7 @@ from pyproj.exceptions import CRSError
 from shapely import Geometry, Polygon
 
 from footprints.chip import ChipGrid, Detector
+from footprints.cluster import open_crew
 from footprints.detection import Looking, cover_scene, detect
 from footprints.errors import ConfigError, OrientationWarning, RasterError, RunError
 from footprints.merging import merge_own_scenes
@@ -50,6 +51,7 @@ from footprints.vector.write import check_output, write_layer
 
 if TYPE_CHECKING:
     import torch
+    from distributed import Client
 
 KEPT_CONFIDENCE = 0.05
 """Layers can be made from a kept run down to this confidence: networks let out nothing below."""
@@ -109,6 +111,8 @@ def predict(
     out_crs: str | CRS | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    cluster: str | Path | Client | None = None,
+    workers: int | None = None,
     progress: bool = True,
 ) -> GeoDataFrame:
     """Find the buildings of one or more scenes.
@@ -160,6 +164,11 @@ def predict(
             an unfinished run, too.
         resume: Go on where a run with the same arguments was cut short, if one was; the layer is
             the same, to the last byte of its file.
+        cluster: Workers of dask.distributed that look at the chips, which makes no difference to
+            the layer but for the last digits of a network's arithmetic: ``local`` starts some on
+            this machine, one for each GPU; or the address of a scheduler, the path of its file, or
+            a client. None looks in this process.
+        workers: Processes of a ``local`` cluster instead.
         progress: Show a progress bar, on a terminal or in a notebook.
 
     Returns:
@@ -181,6 +190,7 @@ def predict(
             out before the work starts.
         RunError: The unfinished run was asked for something else, its scenes or weights have
             changed, or another process is at work on it.
+        ClusterError: No scheduler answers, it is lost, or workers die of what they are given.
 
     Warns:
         OrientationWarning: A photograph is stored turned; it is read as it is stored.
@@ -203,6 +213,8 @@ def predict(
     _check_paths(paths)
     if batch_size < 1:
         raise ConfigError(f"batch size must be at least 1, got {batch_size}")
+    if workers is not None and cluster is None:
+        raise ConfigError(f"{workers} workers need a cluster; add --cluster local")
     if pixels and not (crs is None and wanted.crs is None):
         raise ConfigError("pixel coordinates have no CRS; use --pixels, or --crs and --out-crs")
     if detector is None:
@@ -263,7 +275,18 @@ def predict(
             journal = opened.enter_context(
                 open_journal(beside, asked, resume=resume, overwrite=overwrite)
             )
-        looking = Looking(detector, batch_size, threshold, heard_from, progress, journal)
+        crew = None
+        if cluster is not None:
+            crew = opened.enter_context(
+                open_crew(
+                    cluster,
+                    detector,
+                    workers=workers,
+                    batch_size=batch_size,
+                    heard_from=heard_from,
+                )
+            )
+        looking = Looking(detector, batch_size, threshold, heard_from, progress, journal, crew)
         found = opened.enter_context(closing(detect(covers, looking)))
         if keep is not None:
             found = opened.enter_context(closing(keep_scenes(found, run, Path(keep))))
