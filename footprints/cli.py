@@ -686,6 +686,12 @@ def _configure(*, quiet: bool, verbose: bool) -> None:
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     logging.getLogger("footprints").setLevel(level)
     logging.getLogger("lightning.pytorch").setLevel(level)
+    if not quiet:
+        logging.getLogger("footprints.cluster").setLevel(logging.INFO)
+    if not verbose:
+        # By name, because dask sets its levels when it is imported.
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(lambda record: not record.name.startswith("distributed"))
 
 
 def _show_warning(message: Warning | str) -> None:

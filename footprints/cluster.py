@@ -154,17 +154,18 @@ def _blocks(order: Order) -> Iterator[Block]:
 
 @contextmanager
 def open_crew(
-    cluster: str | Path | Client,
+    cluster: str | Path | Client | None,
     detector: Detector,
     *,
     workers: int | None,
     batch_size: int,
     heard_from: float,
-) -> Iterator[Crew]:
+) -> Iterator[Crew | None]:
     """Give every worker of a cluster a detector.
 
     Args:
-        cluster: ``local``, the address of a scheduler, its file, or a client, which stays open.
+        cluster: ``local``, the address of a scheduler, its file, or a client, which stays open;
+            None has no crew.
         detector: Is pickled; see `footprints.model.detector.NetworkDetector` for the network.
         workers: Processes of a local cluster; None takes one for each GPU, or one.
         batch_size: Chips that go through the detector together.
@@ -175,6 +176,11 @@ def open_crew(
             cannot take the detector.
         ConfigError: The detector cannot be pickled, or ``workers`` given for another cluster.
     """
+    if cluster is None:
+        if workers is not None:
+            raise ConfigError(f"{workers} workers need a cluster; add --cluster {LOCAL}")
+        yield None
+        return
     with ExitStack() as opened:
         client = opened.enter_context(_connected(cluster, workers))
         import cloudpickle

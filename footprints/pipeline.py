@@ -213,8 +213,6 @@ def predict(
     _check_paths(paths)
     if batch_size < 1:
         raise ConfigError(f"batch size must be at least 1, got {batch_size}")
-    if workers is not None and cluster is None:
-        raise ConfigError(f"{workers} workers need a cluster; add --cluster local")
     if pixels and not (crs is None and wanted.crs is None):
         raise ConfigError("pixel coordinates have no CRS; use --pixels, or --crs and --out-crs")
     if detector is None:
@@ -275,17 +273,11 @@ def predict(
             journal = opened.enter_context(
                 open_journal(beside, asked, resume=resume, overwrite=overwrite)
             )
-        crew = None
-        if cluster is not None:
-            crew = opened.enter_context(
-                open_crew(
-                    cluster,
-                    detector,
-                    workers=workers,
-                    batch_size=batch_size,
-                    heard_from=heard_from,
-                )
+        crew = opened.enter_context(
+            open_crew(
+                cluster, detector, workers=workers, batch_size=batch_size, heard_from=heard_from
             )
+        )
         looking = Looking(detector, batch_size, threshold, heard_from, progress, journal, crew)
         found = opened.enter_context(closing(detect(covers, looking)))
         if keep is not None:
