@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from footprints.pipeline import finish, predict
     from footprints.rate_test import RateTest, lr_find
     from footprints.show_chips import show
+    from footprints.streamed import predict_iter
     from footprints.training import train
     from footprints.vector.regularize import regularize
     from footprints.vector.simplify import simplify
@@ -45,6 +46,7 @@ _HOMES = {
     "lr_find": "footprints.rate_test",
     "merge_layers": "footprints.merging",
     "predict": "footprints.pipeline",
+    "predict_iter": "footprints.streamed",
     "regularize": "footprints.vector.regularize",
     "save_overlay": "footprints.pictures",
     "show": "footprints.show_chips",
@@ -70,6 +72,7 @@ __all__ = [
     "lr_find",
     "merge_layers",
     "predict",
+    "predict_iter",
     "regularize",
     "save_overlay",
     "show",

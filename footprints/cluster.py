@@ -15,7 +15,7 @@ import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -213,7 +213,9 @@ def open_crew(
         finally:
             if client.status == "running":
                 crew.stop()
-                client.unregister_worker_plugin(station.name)
+                # A worker that dies in this moment breaks the call; the others have had it.
+                with suppress(OSError):
+                    client.unregister_worker_plugin(station.name)
 
 
 @contextmanager

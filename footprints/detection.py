@@ -46,6 +46,8 @@ class Looking:
     """Rows of chips that are done, and where to note those that get done; None notes nothing."""
     crew: Crew | None = None
     """Workers that look; None looks here."""
+    coarse_first: bool = False
+    """Passes of a scene come in the other order."""
 
 
 def cover_scene(
@@ -94,7 +96,7 @@ def detect(covers: Sequence[Cover], looking: Looking) -> Generator[DetectedScene
     sources = _source_names([cover.grid.scene for cover in covers])
     for number, (cover, source) in enumerate(zip(covers, sources, strict=True)):
         scene = cover.grid.scene
-        looks = _looks(cover)
+        looks = _looks(cover, looking)
         journals = [_PassJournal(looking.journal, number, look) for look in range(len(looks))]
         total = sum(len(each.chips) for each in looks)
         with tqdm(
@@ -134,7 +136,7 @@ def _show(
 def _orders(covers: Sequence[Cover], looking: Looking) -> Iterator[Order]:
     """What workers are to look at, scene by scene."""
     for number, cover in enumerate(covers):
-        looks = _looks(cover)
+        looks = _looks(cover, looking)
         scaling = fit_scaling(cover.grid.scene, looking.detector.input_spec)
         rows = [
             _PassJournal(looking.journal, number, look).missing(each)
@@ -155,9 +157,10 @@ def _source_names(scenes: Sequence[Scene]) -> list[str]:
     return [scene.name if count[scene.name] == 1 else scene.path for scene in scenes]
 
 
-def _looks(cover: Cover) -> list[Cover]:
+def _looks(cover: Cover, looking: Looking) -> list[Cover]:
     """The passes over a scene: a coarse one, too, where it takes several chips."""
-    return [cover, _coarse(cover)] if len(cover.chips) > 1 else [cover]
+    looks = [cover, _coarse(cover)] if len(cover.chips) > 1 else [cover]
+    return looks[::-1] if looking.coarse_first else looks
 
 
 def _coarse(fine: Cover) -> Cover:

@@ -58,8 +58,11 @@ def look_at_block(station: str, block: Block) -> tuple[list[ChipRow], list[Footp
             warnings.simplefilter("always")
             rows = found.look(block)
     except FootprintsError as err:
-        raise type(err)(f"worker {worker.address}: {err}") from err
-    return rows, [w.message for w in heard if isinstance(w.message, FootprintsWarning)]
+        failure = type(err)(f"worker {worker.address}: {err}")
+    else:
+        return rows, [w.message for w in heard if isinstance(w.message, FootprintsWarning)]
+    # Not from within, because what hangs on an error is pickled with it, and GDAL's cannot be.
+    raise failure
 
 
 class Station(WorkerPlugin):  # type: ignore[misc]

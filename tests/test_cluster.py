@@ -171,6 +171,7 @@ def test_scenes_overtake_each_other_and_nothing_stays(scene, client, tmp_path):
     assert set(map(tuple, client.run(plugins).values())) == {()}
 
 
+@pytest.mark.slow
 def test_a_network_gives_the_same_layer(scene, client, tmp_path):
     from tiny_network import tiny_config, tiny_network
 

@@ -55,3 +55,14 @@ def free_numbers(wanted: NDArray[np.int64]) -> NDArray[np.int64]:
         taken.add(number)
         numbers[index] = number
     return numbers
+
+
+def free_of(numbers: NDArray[np.int64], taken: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) different numbers; those that are among (m,) ascending ``taken`` move to free ones."""
+    place = np.minimum(np.searchsorted(taken, numbers), max(len(taken) - 1, 0))
+    clashes = np.flatnonzero(taken[place] == numbers) if len(taken) else []
+    free = numbers.copy()
+    for index in clashes:
+        while free[index] in taken or (free == free[index]).sum() > 1:
+            free[index] += 1
+    return free
