@@ -19,9 +19,11 @@ from known_buildings import KnownBuildings, doubled, noisy
 from known_town import HEIGHT, NORTH_UP, TOWN, UTM, WIDTH, on_ground
 from labelled_scenes import write_image
 from shapely.affinity import translate
+from typer.testing import CliRunner
 
 import footprints as fp
 from footprints.chip import Chip, Instances
+from footprints.cli import app
 from footprints.errors import BandError, ClusterError, ConfigError, FootprintsWarning, RasterError
 from footprints.vector.journal import journal_of
 
@@ -255,6 +257,14 @@ def test_no_cluster_is_one_line(scene, monkeypatch, asked, words):
     monkeypatch.setattr("footprints.cluster.CONNECT_S", 0.5)
     with pytest.raises((ClusterError, ConfigError), match=words):
         fp.predict(scene, detector=KnownBuildings(on_ground(TOWN)), **asked, **GRID)
+
+
+def test_the_command_says_it_in_one_line(scene, output):
+    asked = ["predict", str(scene), "-o", str(output), "--bands", "1,1,1", "--cluster", "no.json"]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("footprints: no scheduler file no.json; name local, an address")
+    assert result.stderr.count("\n") == 1
 
 
 def test_a_missing_extra_is_named(scene, monkeypatch):

@@ -58,11 +58,9 @@ def free_numbers(wanted: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def free_of(numbers: NDArray[np.int64], taken: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n,) different numbers; those that are among (m,) ascending ``taken`` move to free ones."""
-    place = np.minimum(np.searchsorted(taken, numbers), max(len(taken) - 1, 0))
-    clashes = np.flatnonzero(taken[place] == numbers) if len(taken) else []
+    """(n,) different numbers; those that are among (m,) ``taken`` move to free ones."""
     free = numbers.copy()
-    for index in clashes:
+    for index in np.flatnonzero(np.isin(numbers, taken)):
         while free[index] in taken or (free == free[index]).sum() > 1:
             free[index] += 1
     return free
