@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from footprints.batch import predict_each
     from footprints.config import RunConfig, load_config
     from footprints.data.chips import write_chips
     from footprints.data.faults import LabelReport, check_labels
@@ -46,6 +47,7 @@ _HOMES = {
     "lr_find": "footprints.rate_test",
     "merge_layers": "footprints.merging",
     "predict": "footprints.pipeline",
+    "predict_each": "footprints.batch",
     "predict_iter": "footprints.streamed",
     "regularize": "footprints.vector.regularize",
     "save_overlay": "footprints.pictures",
@@ -72,6 +74,7 @@ __all__ = [
     "lr_find",
     "merge_layers",
     "predict",
+    "predict_each",
     "predict_iter",
     "regularize",
     "save_overlay",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperGroup
 
+from footprints.addresses import redact
 from footprints.errors import BandError, FootprintsError, FootprintsWarning, OutputError
 from footprints.options import (
     Bands,
@@ -38,8 +40,12 @@ from footprints.options import (
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
-_INTERRUPTED = 130
-"""Exit status of a command stopped by the user, as shells have it."""
+    from footprints.failures import SceneOutcome
+
+_INTERRUPTED, _TERMINATED = 130, 143
+"""Exit status of a command stopped by the user, or by SIGTERM, as shells have it."""
+_FAILED_IN_PART = 3
+"""Exit status of a command that wrote what it was asked for, as far as scenes could be read."""
 
 
 class _OneLineErrors(TyperGroup):
@@ -49,7 +55,7 @@ class _OneLineErrors(TyperGroup):
         try:
             return super().invoke(ctx)
         except FootprintsError as err:
-            print(f"footprints: {' '.join(str(err).splitlines())}", file=sys.stderr)
+            print(f"footprints: {redact(' '.join(str(err).splitlines()))}", file=sys.stderr)
             raise typer.Exit(1) from err
         except KeyboardInterrupt as err:
             print("footprints: stopped", file=sys.stderr)
@@ -58,12 +64,31 @@ class _OneLineErrors(TyperGroup):
 
 @contextmanager
 def _resumable() -> Iterator[None]:
-    """What is done here can be gone on with; the user who stops it is told so."""
+    """What is done here can be gone on with; who stops it is told so."""
     try:
         yield
     except KeyboardInterrupt as err:
         print("footprints: stopped; go on with --resume", file=sys.stderr)
-        raise typer.Exit(_INTERRUPTED) from err
+        terminated = isinstance(err, _Terminated)
+        raise typer.Exit(_TERMINATED if terminated else _INTERRUPTED) from err
+
+
+class _Terminated(KeyboardInterrupt):
+    """Another process asked this one to end, as schedulers do before they kill it."""
+
+
+@contextmanager
+def _heeding_sigterm() -> Iterator[None]:
+    """SIGTERM ends what is done here as Ctrl-C does; training has Lightning's own way."""
+
+    def terminate(*_: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 app = typer.Typer(
@@ -110,7 +135,8 @@ def predict(
     scenes: Annotated[
         list[str],
         typer.Argument(
-            help="Rasters: files, addresses, folders, patterns, or a .txt file that lists them."
+            help="Rasters: files, addresses, folders, patterns, a .txt file that lists them, STAC "
+            "items, a tile index."
         ),
     ],
     output: Output,
@@ -165,10 +191,48 @@ def predict(
             "several classes: a PNG."
         ),
     ] = None,
+    aoi: Annotated[
+        Path | None,
+        typer.Option(
+            help="Area of interest, a polygon layer in any CRS: only buildings whose centroid lies "
+            "in it, and no pixels that these do not need."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on where the same command was cut short, if it was."),
+    ] = False,
+    keep_going: Annotated[
+        bool,
+        typer.Option(
+            "--keep-going",
+            help="Leave out scenes and chips that cannot be read, list them in "
+            "OUTPUT.failures.csv, and end with exit status 3.",
+        ),
+    ] = False,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed",
+            help="Do what OUTPUT.failures.csv lists, with the same command otherwise, and bring it "
+            "into the layer.",
+        ),
+    ] = False,
+    asset: Annotated[
+        str | None,
+        typer.Option(
+            help="Asset of STAC items that holds the image; default: the one whose role is data or "
+            "visual."
+        ),
+    ] = None,
+    allow_outside: Annotated[
+        bool,
+        typer.Option(
+            "--allow-outside",
+            help="Let virtual rasters, tile indexes and STAC items name what lies outside their "
+            "folder, and rasters be services.",
+        ),
     ] = False,
     cluster: Annotated[
         str | None,
@@ -186,9 +250,13 @@ def predict(
 ) -> None:
     """Find the buildings of one or more scenes and write them as one layer.
 
+    With a folder as output, or {scene} in its name, every scene has a layer of its own.
+
     Example: footprints predict data_samples/town.tif -o town.gpkg
     """
     _configure(quiet=quiet, verbose=verbose)
+    from footprints.batch import is_pattern, predict_each
+    from footprints.failures import outcome_table
     from footprints.model.detector import load_detector
     from footprints.pictures import check_picture, save_overlay
     from footprints.pipeline import predict as run
@@ -199,8 +267,12 @@ def predict(
         check_picture(overlay, overwrite=overwrite)
     start = time.perf_counter()
     detector = load_detector(weights, device=device, precision=precision)
-    with _resumable():
-        layer = run(
+    outcomes: list[SceneOutcome] = []
+    each = is_pattern(output := _one_per_scene(output))
+    if each and overlay is not None:
+        raise OutputError("--overlay draws one picture; leave it out where every scene has a layer")
+    with _resumable(), _heeding_sigterm():
+        layer = (predict_each if each else run)(
             scenes,
             output=output,
             keypoints=keypoints,
@@ -221,8 +293,14 @@ def predict(
             pixels=pixels,
             overlaps=overlaps,
             out_crs=out_crs,
+            aoi=aoi,
             overwrite=overwrite,
             resume=resume,
+            keep_going=keep_going,
+            retry_failed=retry_failed,
+            asset=asset,
+            allow_outside=allow_outside,
+            told=outcomes.append,
             cluster=cluster,
             workers=workers,
             progress=not quiet,
@@ -230,7 +308,7 @@ def predict(
     if overlay is not None:
         save_overlay(
             layer,
-            list_rasters(scenes)[0],
+            list_rasters(scenes, asset=asset, allow_outside=allow_outside)[0],
             overlay,
             bands=read_bands,
             nodata=nodata,
@@ -240,7 +318,34 @@ def predict(
         )
     if not quiet:
         things = "buildings" if detector.input_spec.short_side is None else "objects"
-        _print_sum(layer, output, start, things)
+        if each or len(outcomes) > 1:
+            print(outcome_table(outcomes, things))
+        if not each:
+            _print_sum(layer, output, start, things)
+    _raise_for_failures(outcomes, keep or output)
+
+
+def _one_per_scene(output: str) -> str:
+    """A folder stands for one layer of each scene in it."""
+    from footprints.batch import PLACEHOLDER
+
+    is_folder = output.endswith("/") or Path(output).is_dir()
+    return str(Path(output, f"{PLACEHOLDER}.gpkg")) if is_folder else output
+
+
+def _raise_for_failures(outcomes: Sequence[SceneOutcome], output: Path | str) -> None:
+    """Say, with the exit status too, that something is missing in what was written."""
+    from footprints.failures import ENDING, FAILED, IN_PART
+    from footprints.vector.postgis import is_database
+
+    missing = sum(outcome.state in (FAILED, IN_PART) for outcome in outcomes)
+    if not missing:
+        return
+    what = f"{missing} of {len(outcomes)} scenes failed in whole or in part"
+    if not is_database(output):
+        what += f", listed in {output}{ENDING}; go on with --retry-failed"
+    print(f"footprints: {what}", file=sys.stderr)
+    raise typer.Exit(_FAILED_IN_PART)
 
 
 @app.command()
@@ -684,6 +789,8 @@ def _configure(*, quiet: bool, verbose: bool) -> None:
     warnings.showwarning = lambda message, *_: _show_warning(message)
     level = logging.INFO if verbose else logging.ERROR
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_without_secrets)
     logging.getLogger("footprints").setLevel(level)
     logging.getLogger("lightning.pytorch").setLevel(level)
     if not quiet:
@@ -694,11 +801,17 @@ def _configure(*, quiet: bool, verbose: bool) -> None:
             handler.addFilter(lambda record: not record.name.startswith("distributed"))
 
 
+def _without_secrets(record: logging.LogRecord) -> bool:
+    """GDAL's own messages name addresses as they are."""
+    record.msg, record.args = redact(record.getMessage()), ()
+    return True
+
+
 def _show_warning(message: Warning | str) -> None:
     from tqdm.auto import tqdm
 
     # A progress bar that is being drawn moves down instead of running into the line.
-    tqdm.write(f"warning: {message}", file=sys.stderr)
+    tqdm.write(f"warning: {redact(str(message))}", file=sys.stderr)
 
 
 def main() -> None:

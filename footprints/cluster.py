@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 from footprints.chip import Detector, Scaling
 from footprints.errors import ClusterError, ConfigError
 from footprints.rows import Cover
-from footprints.vector.detected import ChipRow
+from footprints.vector.detected import ChipRow, Fault
 
 if TYPE_CHECKING:
     from distributed import Client, Future, SpecCluster
 
-    from footprints.worker import Block
+    from footprints.worker import Block, Shown
 
 LOCAL = "local"
 """The cluster that is started on this machine for the run."""
@@ -79,12 +79,20 @@ class Crew:
         """Look at these scenes, from now on, as far ahead as `AHEAD` says."""
         self._to_do = (block for order in orders for block in _blocks(order))
 
-    def rows(self, scene: int, look: int, *, count: Callable[[int], object]) -> Generator[ChipRow]:
+    def rows(
+        self,
+        scene: int,
+        look: int,
+        *,
+        faults: list[Fault] | None,
+        count: Callable[[int], object],
+    ) -> Generator[ChipRow]:
         """What the ordered rows of one pass show, in order; passes are to be asked for in order.
 
         Args:
             scene: Number of the scene.
             look: Number of the pass.
+            faults: Where chips that cannot be read are noted, before their rows come.
             count: Is told how many more chips have been seen.
 
         Raises:
@@ -95,9 +103,11 @@ class Crew:
             block, future = self._sent.popleft()
             if block.place == (scene, look):
                 self._send()
-                for row in self._result(future):
-                    count(len(row.read))
-                    yield row
+                shown = self._result(future)
+                if faults is not None:
+                    faults.extend(shown.faults)
+                count(shown.chips)
+                yield from shown.rows
 
     def stop(self) -> None:
         """Leave what has been sent and is not taken."""
@@ -119,12 +129,12 @@ class Crew:
             self._sent.append((block, future))
         return bool(self._sent)
 
-    def _result(self, future: Future) -> list[ChipRow]:
+    def _result(self, future: Future) -> Shown:
         from distributed import CancelledError, KilledWorker
 
-        found: tuple[list[ChipRow], list[Warning]]
+        shown: Shown
         try:
-            found = future.result()
+            shown = future.result()
         except KilledWorker as err:
             _, worker, failures = err.args
             raise ClusterError(
@@ -136,10 +146,9 @@ class Crew:
                 f"lost the dask scheduler {self._client.scheduler.address}; start it anew and go "
                 "on with --resume"
             ) from err
-        rows, heard = found
-        for warning in heard:
+        for warning in shown.warnings:
             warnings.warn(warning, stacklevel=3)
-        return rows
+        return shown
 
 
 def _blocks(order: Order) -> Iterator[Block]:

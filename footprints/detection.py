@@ -6,23 +6,31 @@ raster -> grid -> chips -> instances -> outlines
 from __future__ import annotations
 
 import warnings
-from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NoReturn
 
 import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from shapely import Geometry, MultiPolygon
 from tqdm.auto import tqdm
 
-from footprints.chip import ChipGrid, Detector, InputSpec
+from footprints.addresses import redact
+from footprints.chip import ChipGrid, Detector, InputSpec, Scaling
 from footprints.cluster import Crew, Order
-from footprints.errors import ChipSizeError, FootprintsWarning
+from footprints.errors import ChipSizeError, FootprintsWarning, RasterError
 from footprints.raster.reader import SceneGrid, resample_scene, resize_picture
 from footprints.raster.scaling import fit_scaling
 from footprints.raster.source import Scene
 from footprints.rows import Cover, look_at_rows
+from footprints.vector.affine import apply_affine
+from footprints.vector.area import chips_near
 from footprints.vector.detected import ChipRow, DetectedScene, Pass
 from footprints.vector.journal import Journal
+from footprints.vector.outlines import Outlines
 
 COARSE_FACTOR = 4
 """Fine pixels per coarse pixel: in the coarse pass a chip shows sixteen times the ground, so that
@@ -81,68 +89,110 @@ def cover_scene(
     return Cover(grid, ChipGrid(grid.height, grid.width, size, shared, spec.multiple))
 
 
-def detect(covers: Sequence[Cover], looking: Looking) -> Generator[DetectedScene]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """A scene that was opened, measured and closed again."""
+
+    number: int
+    """Its place among all scenes of the run, from 0."""
+    source: str
+    """What the ``source`` column says."""
+    cover: Cover
+    """Its chips; the scene is closed."""
+    area: Geometry | None = None
+    """Ground that was asked for, in grid pixels; None asks for all."""
+
+
+def detect(measured: Sequence[Measured], looking: Looking) -> Generator[DetectedScene]:
     """Show scenes to a detector, one after the other.
 
-    A scene is looked at while its rows are gone through, and has to be gone through before the next
-    one is asked for.
+    A scene is opened when its first row is asked for, and closed when the next scene is: thousands
+    of scenes do not need thousands of open files. It is looked at while its rows are gone through,
+    and what fails then fails there; the next one can be asked for all the same.
 
     Args:
-        covers: One per scene; the scenes must be open.
+        measured: The scenes.
         looking: The detector, and how to use it.
     """
+    sources = [_Opened(each.cover.grid.scene, looking.detector.input_spec) for each in measured]
     if looking.crew is not None:
-        looking.crew.take(_orders(covers, looking))
-    sources = _source_names([cover.grid.scene for cover in covers])
-    for number, (cover, source) in enumerate(zip(covers, sources, strict=True)):
-        scene = cover.grid.scene
-        looks = _looks(cover, looking)
-        journals = [_PassJournal(looking.journal, number, look) for look in range(len(looks))]
-        total = sum(len(each.chips) for each in looks)
-        with tqdm(
-            total=total, desc=scene.name, unit="chip", disable=None if looking.progress else True
-        ) as bar:
-            shown = _show(looks, looking, journals, bar)
-            passes = [
-                Pass(each.chips, each.grid.transform, _look(each, looking, rows, bar, journal))
-                for each, rows, journal in zip(looks, shown, journals, strict=True)
-            ]
+        looking.crew.take(_orders(measured, sources, looking))
+    for each, opened in zip(measured, sources, strict=True):
+        cover, scene = each.cover, each.cover.grid.scene
+        looks = _looks(each, looking)
+        total = sum(_count(look) for look in looks)
+        disable = None if looking.progress else True
+        with (
+            closing(scene),
+            tqdm(total=total, desc=scene.name, unit="chip", disable=disable) as bar,
+        ):
+            passes = []
+            for number, look in enumerate(looks):
+                rows = _look(
+                    look, looking, opened, bar, _PassJournal(looking.journal, each.number, number)
+                )
+                passes.append(Pass(look.chips, look.grid.transform, rows))
+            passes[-1] = replace(
+                passes[-1], rows=_unchanged(passes[-1].rows, each, looking.journal)
+            )
             yield DetectedScene(
-                source, scene.path, scene.crs, _pixel_m(cover), scene.bands, tuple(passes)
+                each.number,
+                each.source,
+                redact(scene.path),
+                scene.crs,
+                _pixel_m(cover),
+                scene.bands,
+                tuple(passes),
+                () if cover.faults is None else cover.faults,
             )
 
 
-def _show(
-    looks: Sequence[Cover], looking: Looking, journals: Sequence[_PassJournal], bar: tqdm[NoReturn]
-) -> list[Generator[ChipRow]]:
-    """For each pass over a scene, what the rows show that its journal lacks."""
-    if looking.crew is not None:
-        return [looking.crew.rows(each.scene, each.look, count=bar.update) for each in journals]
-    scaling = fit_scaling(looks[0].grid.scene, looking.detector.input_spec)
-    return [
-        look_at_rows(
-            cover,
-            looking.detector,
-            scaling,
-            journal.missing(cover),
-            batch_size=looking.batch_size,
-            heard_from=looking.heard_from,
-            count=bar.update,
-        )
-        for cover, journal in zip(looks, journals, strict=True)
-    ]
+@dataclass(eq=False)
+class _Opened:
+    """A scene that is opened when somebody needs it."""
+
+    scene: Scene
+    spec: InputSpec
+
+    @cached_property
+    def scaling(self) -> Scaling:
+        self.scene.reopen()
+        return fit_scaling(self.scene, self.spec)
 
 
-def _orders(covers: Sequence[Cover], looking: Looking) -> Iterator[Order]:
+def _unchanged(
+    rows: Iterable[ChipRow], measured: Measured, journal: Journal | None
+) -> Iterator[ChipRow]:
+    """The last rows of a scene, if the file is still the same after them."""
+    yield from rows
+    try:
+        measured.cover.grid.scene.check_same()
+    except RasterError:
+        # Nobody knows which rows are of which file.
+        if journal is not None:
+            journal.forget(measured.number)
+        raise
+
+
+def _count(cover: Cover) -> int:
+    return len(cover.chips) if cover.wanted is None else int(cover.wanted.sum())
+
+
+def _orders(
+    measured: Sequence[Measured], sources: Sequence[_Opened], looking: Looking
+) -> Iterator[Order]:
     """What workers are to look at, scene by scene."""
-    for number, cover in enumerate(covers):
-        looks = _looks(cover, looking)
-        scaling = fit_scaling(cover.grid.scene, looking.detector.input_spec)
+    for each, opened in zip(measured, sources, strict=True):
+        looks = _looks(each, looking)
         rows = [
-            _PassJournal(looking.journal, number, look).missing(each)
-            for look, each in enumerate(looks)
+            _PassJournal(looking.journal, each.number, number).missing(_rows_wanted(look))
+            for number, look in enumerate(looks)
         ]
-        yield Order(number, looks, scaling, rows)
+        if not any(rows):
+            continue
+        # A scene that fails does so again when its rows are asked for, where it can be left out.
+        with closing(opened.scene), suppress(RasterError):
+            yield Order(each.number, looks, opened.scaling, rows)
 
 
 def _pixel_m(cover: Cover) -> float | None:
@@ -151,26 +201,27 @@ def _pixel_m(cover: Cover) -> float | None:
     return None if own is None else max(np.multiply(own, cover.grid.factor).tolist())
 
 
-def _source_names(scenes: Sequence[Scene]) -> list[str]:
-    """What the ``source`` column says: file names, or whole paths where two would be the same."""
-    count = Counter(scene.name for scene in scenes)
-    return [scene.name if count[scene.name] == 1 else scene.path for scene in scenes]
-
-
-def _looks(cover: Cover, looking: Looking) -> list[Cover]:
+def _looks(measured: Measured, looking: Looking) -> list[Cover]:
     """The passes over a scene: a coarse one, too, where it takes several chips."""
-    looks = [cover, _coarse(cover)] if len(cover.chips) > 1 else [cover]
+    fine = measured.cover
+    looks = [fine, _coarse(measured)] if len(fine.chips) > 1 else [fine]
     return looks[::-1] if looking.coarse_first else looks
 
 
-def _coarse(fine: Cover) -> Cover:
+def _coarse(measured: Measured) -> Cover:
     """A second look at the same scene, with larger pixels."""
+    fine = measured.cover
     grid = SceneGrid(
         fine.grid.scene,
         width=max(1, round(fine.grid.width / COARSE_FACTOR)),
         height=max(1, round(fine.grid.height / COARSE_FACTOR)),
     )
-    return Cover(grid, replace(fine.chips, height=grid.height, width=grid.width), is_coarse=True)
+    chips = replace(fine.chips, height=grid.height, width=grid.width)
+    wanted = None
+    if measured.area is not None:
+        shrink = Affine.scale(grid.width / fine.grid.width, grid.height / fine.grid.height)
+        wanted = chips_near(chips, apply_affine(np.array([measured.area]), shrink)[0])
+    return Cover(grid, chips, is_coarse=True, wanted=wanted, faults=fine.faults)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +237,8 @@ class _PassJournal:
             return None
         return self.journal.read(self.scene, self.look, row)
 
-    def missing(self, cover: Cover) -> list[int]:
-        journal, rows = self.journal, range(len(cover.chips.row_starts))
+    def missing(self, rows: Sequence[int]) -> list[int]:
+        journal = self.journal
         return [
             row for row in rows if journal is None or not journal.has(self.scene, self.look, row)
         ]
@@ -198,32 +249,94 @@ class _PassJournal:
 
 
 def _look(
-    cover: Cover,
-    looking: Looking,
-    shown: Iterator[ChipRow],
-    bar: tqdm[NoReturn],
-    done: _PassJournal,
+    cover: Cover, looking: Looking, opened: _Opened, bar: tqdm[NoReturn], done: _PassJournal
 ) -> Iterator[ChipRow]:
     """What each row of chips shows, as soon as its last chip is seen."""
     name = cover.grid.scene.name
     bar.set_description(f"{name}, wide roofs" if cover.is_coarse else name)
-    columns = len(cover.chips.column_starts)
+    wanted = _wanted_in_rows(cover)
+    missing = done.missing(_rows_wanted(cover))
+    looked: Iterator[ChipRow] = iter(())
+    if missing:
+        looked = _show(cover, missing, looking, opened, bar, done)
     buildings, rows_read = 0, 0
-    for row in range(len(cover.chips.row_starts)):
-        chips = done.read(row)
+    for row in range(len(wanted)):
+        chips = _empty_row(cover, looking.detector) if not wanted[row] else done.read(row)
         if chips is None:
-            chips = next(shown)
-            done.write(row, chips)
+            chips = next(looked)
+            if row not in _faulty_rows(cover):
+                done.write(row, chips)
         else:
-            bar.update(columns)
+            bar.update(int(wanted[row]))
         rows_read += bool(chips.read.any())
         if not cover.is_coarse:
             buildings += int((chips.outlines.scores >= looking.confidence).sum())
             bar.set_postfix(buildings=buildings, refresh=False)
         yield chips
     if not rows_read and not cover.is_coarse:
+        _warn_of_nothing(cover)
+
+
+def _show(
+    cover: Cover,
+    rows: Sequence[int],
+    looking: Looking,
+    opened: _Opened,
+    bar: tqdm[NoReturn],
+    done: _PassJournal,
+) -> Iterator[ChipRow]:
+    """What rows of chips show, seen by workers or here."""
+    scaling = opened.scaling
+    if looking.crew is not None:
+        return looking.crew.rows(done.scene, done.look, faults=cover.faults, count=bar.update)
+    return look_at_rows(
+        cover,
+        looking.detector,
+        scaling,
+        rows,
+        batch_size=looking.batch_size,
+        heard_from=looking.heard_from,
+        count=bar.update,
+    )
+
+
+def _rows_wanted(cover: Cover) -> list[int]:
+    """The rows with chips that are looked at."""
+    rows: list[int] = np.flatnonzero(_wanted_in_rows(cover)).tolist()
+    return rows
+
+
+def _wanted_in_rows(cover: Cover) -> NDArray[np.int64]:
+    """(rows,) how many chips of each row are looked at."""
+    rows, columns = len(cover.chips.row_starts), len(cover.chips.column_starts)
+    if cover.wanted is None:
+        return np.full(rows, columns)
+    wanted: NDArray[np.int64] = cover.wanted.reshape(rows, columns).sum(axis=1)
+    return wanted
+
+
+def _empty_row(cover: Cover, detector: Detector) -> ChipRow:
+    """A row that nobody asked for."""
+    read = np.zeros(len(cover.chips.column_starts), dtype=np.bool_)
+    return ChipRow(Outlines.empty(keypoints=len(detector.keypoints)), read, MultiPolygon())
+
+
+def _faulty_rows(cover: Cover) -> set[int]:
+    """Rows of which a chip could not be read; complete for those that have come."""
+    return {
+        cover.chips.row_column(fault.chip)[0]
+        for fault in cover.faults or ()
+        if fault.is_coarse == cover.is_coarse
+    }
+
+
+def _warn_of_nothing(cover: Cover) -> None:
+    """A scene that showed nothing: unreadable all over, or without data."""
+    if cover.faults:
+        raise RasterError(cover.faults[0].reason)
+    if cover.wanted is None:
         warnings.warn(
-            f"{name} has no pixel with data; check --nodata and --bands",
+            f"{cover.grid.scene.name} has no pixel with data; check --nodata and --bands",
             FootprintsWarning,
             stacklevel=2,
         )

@@ -57,6 +57,10 @@ class FootprintsWarning(UserWarning):
     """Base class of every warning of ours."""
 
 
+class FailureWarning(FootprintsWarning):
+    """A scene, or a part of it, could not be looked at; the others are gone on with."""
+
+
 class DetectionCapWarning(FootprintsWarning):
     """A chip reached the cap on detections; buildings may be missing there."""
 

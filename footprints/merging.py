@@ -207,6 +207,8 @@ def _outline(scene: SceneRecord, crs: CRS | None) -> shapely.Geometry:
     if crs is None or scene.outline_crs is None:
         return scene.ground()
     own = CRS.from_user_input(scene.outline_crs)
+    if own == crs:
+        return scene.ground()
     step = CHORD_PX * (scene.pixel_m or 1.0) / metres_per_unit(own)
     outline = GeoDataFrame(geometry=[shapely.segmentize(scene.ground(), step)], crs=own)
     parts = reproject(outline.explode(ignore_index=True), crs)

@@ -9,15 +9,14 @@ written
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from affine import Affine
 from geopandas import GeoDataFrame
@@ -27,15 +26,25 @@ from shapely import Geometry, Polygon
 
 from footprints.chip import ChipGrid, Detector
 from footprints.cluster import open_crew
-from footprints.detection import Looking, cover_scene, detect
+from footprints.detection import Looking, Measured, cover_scene, detect
 from footprints.errors import ConfigError, OrientationWarning, RasterError, RunError
+from footprints.failures import SceneOutcome, Tally, failed_before
 from footprints.merging import merge_own_scenes
 from footprints.raster.listing import list_rasters
 from footprints.raster.source import Scene, open_scene
 from footprints.rows import Cover
+from footprints.surveying import describe_asked, survey
+from footprints.vector.area import cut_layer, read_area
 from footprints.vector.detected import ChipRow, DetectedScene
 from footprints.vector.journal import open_journal
-from footprints.vector.kept import KeptRun, check_run_place, keep_scenes, kept_scenes, read_run
+from footprints.vector.kept import (
+    KeptArea,
+    KeptRun,
+    check_run_place,
+    keep_scenes,
+    kept_scenes,
+    read_run,
+)
 from footprints.vector.keypoints import keypoint_layer
 from footprints.vector.layer import concat_layers, place, reproject
 from footprints.vector.merge import EVIDENCE_SHARE
@@ -109,8 +118,14 @@ def predict(
     pixels: bool = False,
     overlaps: bool | None = None,
     out_crs: str | CRS | None = None,
+    aoi: str | Path | GeoDataFrame | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    keep_going: bool = False,
+    retry_failed: bool = False,
+    asset: str | None = None,
+    allow_outside: bool = False,
+    told: Callable[[SceneOutcome], object] | None = None,
     cluster: str | Path | Client | None = None,
     workers: int | None = None,
     progress: bool = True,
@@ -122,7 +137,7 @@ def predict(
 
     Args:
         scenes: Rasters: files, or ``https://``, ``s3://`` and ``/vsi...`` addresses; and folders,
-            patterns and lists of them (`footprints.raster.listing.list_rasters`).
+            patterns, lists, STAC items and tile indexes (`footprints.raster.listing.list_rasters`).
         output: Layer to write; its ending names the format, or it is the address of a table in a
             PostGIS database (`footprints.vector.postgis`). None writes nothing.
         keypoints: Point layer to write, of the keypoints of every building; its columns are
@@ -160,10 +175,24 @@ def predict(
             them. None takes the detector's kind: objects in photographs overlap, buildings on the
             ground do not.
         out_crs: CRS of the layer; None takes the first scene's.
+        aoi: Area of interest: a polygon layer in any CRS, or its file. Nothing is read that its
+            buildings do not need; `footprints.vector.area` says which buildings are its own. None
+            takes all ground.
         overwrite: Replace ``output``, ``keypoints`` and ``keep`` if they exist; without ``resume``,
             an unfinished run, too.
         resume: Go on where a run with the same arguments was cut short, if one was; the layer is
             the same, to the last byte of its file.
+        keep_going: Scenes that cannot be opened or read do not end the run, nor do chips that
+            cannot be read. They are warned of and, where a file is written, listed beside it
+            (`footprints.failures`); the unfinished run stays there, for ``retry_failed``.
+        retry_failed: Of a run that went on like this, do what is listed, and make the outputs
+            anew: in the end they are those of a run where nothing failed. What fails again is
+            listed again.
+        asset: Name of the asset to take of STAC items; None takes the one whose role is data or
+            visual.
+        allow_outside: Scenes may name rasters anywhere, as virtual rasters do; otherwise those at
+            or below their folder (`footprints.raster.trust`).
+        told: Is told how each scene went, when it is through.
         cluster: Workers of dask.distributed that look at the chips, which makes no difference to
             the layer but for the last digits of a network's arithmetic: ``local`` starts some on
             this machine, one for each GPU; or the address of a scheduler, the path of its file, or
@@ -194,7 +223,11 @@ def predict(
 
     Warns:
         OrientationWarning: A photograph is stored turned; it is read as it is stored.
+        FailureWarning: A scene or chip failed, and ``keep_going`` is set.
     """
+    beside = _journaled(output, keep)
+    changed = _what_failed(beside) if retry_failed else set()
+    replaces = overwrite or retry_failed
     wanted = _Wanted(
         output=output,
         keypoints=keypoints,
@@ -205,25 +238,18 @@ def predict(
         simplify_m=simplify_m,
         overlaps=overlaps,
         crs=_parse_crs(out_crs),
-        overwrite=overwrite,
+        overwrite=replaces,
     )
     if keep is not None:
-        check_run_place(Path(keep), overwrite=overwrite)
-    paths = list_rasters(scenes)
+        check_run_place(Path(keep), overwrite=replaces)
+    area = None if aoi is None else read_area(aoi)
+    paths = list_rasters(scenes, asset=asset, allow_outside=allow_outside)
     _check_paths(paths)
     if batch_size < 1:
         raise ConfigError(f"batch size must be at least 1, got {batch_size}")
     if pixels and not (crs is None and wanted.crs is None):
         raise ConfigError("pixel coordinates have no CRS; use --pixels, or --crs and --out-crs")
-    if detector is None:
-        # Torch takes seconds to load, and `finish` has no need of it.
-        from footprints.model.detector import load_detector
-
-        detector = load_detector(weights, device=device, precision=precision)
-    if tta is not None:
-        from footprints.tta import AugmentedDetector
-
-        detector = AugmentedDetector(detector, tta)
+    detector = _load(detector, weights, device=device, precision=precision, tta=tta)
     spec = detector.input_spec
     threshold = detector.confidence if confidence is None else confidence
     run = KeptRun(
@@ -233,6 +259,7 @@ def predict(
         confidence=detector.confidence,
         kept_confidence=threshold if keep is None else min(threshold, KEPT_CONFIDENCE),
         overlaps=spec.short_side is not None,
+        area=None if area is None else KeptArea.of(area),
         parameters={
             "batch_size": batch_size,
             "bands": None if bands is None else [int(band) for band in bands],
@@ -243,35 +270,45 @@ def predict(
         },
     )
     _check_keypoints(wanted, run)
+    heard_from = EVIDENCE_SHARE * run.kept_confidence
+    tally = Tally(paths, beside=beside, keep_going=keep_going or retry_failed, told=told)
+
+    def measure(scene: Scene) -> Cover:
+        cover = cover_scene(scene, spec, chip_size=chip_size, overlap=overlap)
+        _check_reach(cover.chips, cover.grid.transform, scene.crs, wanted.crs)
+        return cover
+
+    measured = survey(
+        paths,
+        lambda path: open_scene(
+            path,
+            bands=bands,
+            want_bands=spec.bands,
+            nodata=nodata,
+            crs=crs,
+            pixels=pixels,
+            collars=not run.overlaps,
+            trusted=allow_outside,
+        ),
+        measure,
+        area=area,
+        tally=tally,
+    )
+    _warn_of_turned(measured)
     with ExitStack() as opened:
-        # All are opened and measured first: a mistake in the last name should not cost the hours
-        # spent on the others.
-        rasters = [
-            opened.enter_context(
-                open_scene(
-                    path,
-                    bands=bands,
-                    want_bands=spec.bands,
-                    nodata=nodata,
-                    crs=crs,
-                    pixels=pixels,
-                    collars=not run.overlaps,
-                )
-            )
-            for path in paths
-        ]
-        covers = [
-            cover_scene(scene, spec, chip_size=chip_size, overlap=overlap) for scene in rasters
-        ]
-        for cover in covers:
-            _check_reach(cover.chips, cover.grid.transform, cover.grid.scene.crs, wanted.crs)
-        _warn_of_turned(rasters)
-        heard_from = EVIDENCE_SHARE * run.kept_confidence
-        journal, beside = None, _journaled(output, keep)
+        journal = None
         if beside is not None:
-            asked = _asked(detector, covers, batch_size=batch_size, heard_from=heard_from)
+            asked = describe_asked(
+                paths, measured, detector, batch_size=batch_size, heard_from=heard_from, area=area
+            )
             journal = opened.enter_context(
-                open_journal(beside, asked, resume=resume, overwrite=overwrite)
+                open_journal(
+                    beside,
+                    asked,
+                    resume=resume or retry_failed,
+                    overwrite=overwrite,
+                    changed=changed,
+                )
             )
         crew = opened.enter_context(
             open_crew(
@@ -279,10 +316,34 @@ def predict(
             )
         )
         looking = Looking(detector, batch_size, threshold, heard_from, progress, journal, crew)
-        found = opened.enter_context(closing(detect(covers, looking)))
+        found = opened.enter_context(closing(detect(measured, looking)))
         if keep is not None:
             found = opened.enter_context(closing(keep_scenes(found, run, Path(keep))))
-        return _make_layer(found, run, wanted)
+        layer = _make_layer(found, run, wanted, tally)
+        if journal is not None and tally.failures:
+            journal.keep()
+        tally.write()
+        return layer
+
+
+def _load(
+    detector: Detector | None,
+    weights: str | Path | None,
+    *,
+    device: str | torch.device | None,
+    precision: str | None,
+    tta: str | None,
+) -> Detector:
+    if detector is None:
+        # Torch takes seconds to load, and `finish` has no need of it.
+        from footprints.model.detector import load_detector
+
+        detector = load_detector(weights, device=device, precision=precision)
+    if tta is None:
+        return detector
+    from footprints.tta import AugmentedDetector
+
+    return AugmentedDetector(detector, tta)
 
 
 def _journaled(output: str | Path | None, keep: str | Path | None) -> Path | None:
@@ -290,41 +351,6 @@ def _journaled(output: str | Path | None, keep: str | Path | None) -> Path | Non
     if keep is not None:
         return Path(keep)
     return None if output is None or is_database(output) else Path(output)
-
-
-def _asked(
-    detector: Detector, covers: Sequence[Cover], *, batch_size: int, heard_from: float
-) -> dict[str, Any]:
-    """All that the rows of chips of a run depend on, by the names that a user knows."""
-    asked: dict[str, Any] = {
-        "version of footprints": version("building-footprints"),
-        "model": detector.name,
-        "digest of the weights": detector.digest,
-        "batch size": batch_size,
-        "least confidence kept": heard_from,
-    }
-    for number, cover in enumerate(covers, 1):
-        scene, chips = cover.grid.scene, cover.chips
-        asked |= {
-            f"scene {number}": scene.path,
-            f"file of scene {number}": _stamp(scene.path),
-            f"grid of scene {number}": f"{chips.width} x {chips.height} px",
-            f"chip size of scene {number}": chips.size,
-            f"overlap of scene {number}": chips.overlap,
-            f"bands of scene {number}": list(scene.bands),
-            f"nodata of scene {number}": repr(scene.rule),
-            f"place of scene {number}": list(cover.grid.transform[:6]),
-        }
-    return asked
-
-
-def _stamp(path: str) -> str | None:
-    """Tells a file from one that replaced it; None where the file is far away."""
-    try:
-        about = Path(path).stat()
-    except OSError:
-        return None
-    return f"{about.st_size} bytes of {datetime.fromtimestamp(about.st_mtime).isoformat()}"
 
 
 def finish(
@@ -389,54 +415,30 @@ def finish(
     for scene in kept.scenes:
         fine = scene.passes[0]
         _check_reach(fine.chips, fine.affine, scene.place, wanted.crs)
-    return _make_layer(kept_scenes(run, kept, progress=progress), kept, wanted)
+    tally = Tally([scene.path for scene in kept.scenes])
+    return _make_layer(kept_scenes(run, kept, progress=progress), kept, wanted, tally)
 
 
-def _make_layer(scenes: Iterable[DetectedScene], run: KeptRun, wanted: _Wanted) -> GeoDataFrame:
+def _make_layer(
+    scenes: Iterable[DetectedScene], run: KeptRun, wanted: _Wanted, tally: Tally
+) -> GeoDataFrame:
     """From what was found to the layer, written: all that `predict` and `finish` share."""
-    confidence = run.confidence if wanted.confidence is None else wanted.confidence
     may_overlap = run.overlaps if wanted.overlaps is None else wanted.overlaps
     layers = []
+    began = time.perf_counter()
     for scene in scenes:
-        footprints, seen = _merge_scene(scene, confidence, overlaps=may_overlap)
-        fine = scene.passes[0]
-        layer = place(
-            footprints,
-            fine.transform,
-            scene.crs,
-            classes=run.classes,
-            source=scene.source,
-            model=run.model,
-            min_area_m2=wanted.min_area_m2,
-        )
-        record = describe_scene(
-            scene.source,
-            run.model,
-            seen,
-            fine.transform,
-            scene.crs,
-            pixel_m=scene.pixel_m,
-            parameters={
-                "confidence": confidence,
-                "min_area_m2": wanted.min_area_m2,
-                "regularize": wanted.regularize,
-                "tolerance_m": wanted.tolerance_m,
-                "simplify_m": wanted.simplify_m,
-                "chip_size": fine.chips.size,
-                "overlap": fine.chips.overlap,
-                "bands": scene.bands,
-                "overlaps": may_overlap,
-                "tta": run.parameters.get("tta"),
-            },
-        )
-        attach_scenes(layer, [record])
-        layers.append(layer)
+        with tally.watch(scene.number, scene.source):
+            layer, chips = _scene_layer(scene, run, wanted, overlaps=may_overlap)
+            layers.append(layer)
+            tally.through(scene, layer, chips=chips, began=began)
+        began = time.perf_counter()
+    if not layers:
+        tally.write()
+        raise RasterError(tally.all_failed())
     layer = concat_layers(layers, crs=wanted.crs)
     if len(layers) > 1 and not may_overlap:
         layer = merge_own_scenes(layer)
-    if wanted.keypoints is not None:
-        points = keypoint_layer(layer, run.keypoints)
-        write_layer(points, wanted.keypoints, overwrite=wanted.overwrite, geometry="Point")
+    points = None if wanted.keypoints is None else keypoint_layer(layer, run.keypoints)
     layer = straighten(
         layer.drop(columns="keypoints", errors="ignore"),
         method=wanted.regularize,
@@ -444,31 +446,86 @@ def _make_layer(scenes: Iterable[DetectedScene], run: KeptRun, wanted: _Wanted) 
         simplify_m=wanted.simplify_m,
     )
     layer = snap_vertices(layer)
+    if run.area is not None:
+        # Last, because straight walls follow from neighbours beyond the area as well.
+        layer = cut_layer(layer, run.area.area)
+        points = None if points is None else points[points["building"].isin(layer["id"])]
+    if points is not None and wanted.keypoints is not None:
+        write_layer(points, wanted.keypoints, overwrite=wanted.overwrite, geometry="Point")
     if wanted.output is not None:
         write_layer(layer, wanted.output, overwrite=wanted.overwrite)
     return layer
 
 
+def _scene_layer(
+    scene: DetectedScene, run: KeptRun, wanted: _Wanted, *, overlaps: bool
+) -> tuple[GeoDataFrame, int]:
+    """The footprints of one scene, with its record, and how many chips showed them."""
+    confidence = run.confidence if wanted.confidence is None else wanted.confidence
+    footprints, seen, chips = _merge_scene(scene, confidence, overlaps=overlaps)
+    fine = scene.passes[0]
+    layer = place(
+        footprints,
+        fine.transform,
+        scene.crs,
+        classes=run.classes,
+        source=scene.source,
+        model=run.model,
+        min_area_m2=wanted.min_area_m2,
+    )
+    record = describe_scene(
+        scene.source,
+        run.model,
+        seen,
+        fine.transform,
+        scene.crs,
+        pixel_m=scene.pixel_m,
+        parameters={
+            "confidence": confidence,
+            "min_area_m2": wanted.min_area_m2,
+            "regularize": wanted.regularize,
+            "tolerance_m": wanted.tolerance_m,
+            "simplify_m": wanted.simplify_m,
+            "chip_size": fine.chips.size,
+            "overlap": fine.chips.overlap,
+            "bands": scene.bands,
+            "overlaps": overlaps,
+            "tta": run.parameters.get("tta"),
+        },
+    )
+    attach_scenes(layer, [record])
+    return layer, chips
+
+
 def _merge_scene(
     scene: DetectedScene, confidence: float, *, overlaps: bool
-) -> tuple[Footprints, Geometry]:
+) -> tuple[Footprints, Geometry, int]:
     """Close the seams of each pass, and settle what only the coarse one sees whole.
 
     Returns:
-        The footprints, and the ground with data, both in grid pixels of the fine pass.
+        The footprints and the ground with data, both in grid pixels of the fine pass, and how many
+        chips were read in all passes.
     """
     fine, *coarser = scene.passes
     seen: list[Geometry] = []
+    chips = 0
+
+    def counting(rows: Iterable[ChipRow]) -> Iterator[ChipRow]:
+        nonlocal chips
+        for row in rows:
+            chips += int(row.read.sum())
+            yield row
 
     def noting_ground() -> Iterator[ChipRow]:
         for row in fine.rows:
             seen.append(row.valid)
             yield row
 
-    rows = replace(fine, rows=noting_ground())
+    rows = replace(fine, rows=counting(noting_ground()))
     footprints = merge_rows(rows, confidence=confidence, overlaps=overlaps)
     for coarse in coarser:
-        roofs = merge_rows(coarse, confidence=confidence, overlaps=overlaps)
+        rows = replace(coarse, rows=counting(coarse.rows))
+        roofs = merge_rows(rows, confidence=confidence, overlaps=overlaps)
         x_factor = fine.chips.width / coarse.chips.width
         y_factor = fine.chips.height / coarse.chips.height
         footprints = settle_wide_roofs(
@@ -478,11 +535,11 @@ def _merge_scene(
             coarse_px=max(x_factor, y_factor),
             overlaps=overlaps,
         )
-    return footprints, unite_seen(seen)
+    return footprints, unite_seen(seen), chips
 
 
-def _warn_of_turned(scenes: Sequence[Scene]) -> None:
-    turned = [scene.name for scene in scenes if scene.turned]
+def _warn_of_turned(measured: Sequence[Measured]) -> None:
+    turned = [each.source for each in measured if each.cover.grid.scene.turned]
     if turned:
         warnings.warn(
             f"{len(turned)} photographs are stored turned (EXIF orientation), first {turned[0]}: "
@@ -491,6 +548,13 @@ def _warn_of_turned(scenes: Sequence[Scene]) -> None:
             OrientationWarning,
             stacklevel=3,
         )
+
+
+def _what_failed(beside: Path | None) -> set[int]:
+    """Numbers of the scenes that an earlier run listed, from 0."""
+    if beside is None:
+        raise ConfigError("only runs that write a file can be tried again; give --output or --keep")
+    return failed_before(beside)
 
 
 def _check_paths(paths: Sequence[str | Path]) -> None:

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 
-from footprints.chip import Chip, ChipGrid, Detector, Instances, Scaling
-from footprints.errors import DetectionCapWarning
+from footprints.chip import Chip, ChipGrid, Detector, Instances, Scaling, Window
+from footprints.errors import DetectionCapWarning, RasterError
 from footprints.raster.reader import SceneGrid, read_chip
-from footprints.vector.detected import ChipRow
+from footprints.vector.detected import ChipRow, Fault
 from footprints.vector.outlines import Outlines
 from footprints.vector.scenes import seen_ground
 from footprints.vector.trace import trace
@@ -33,6 +34,34 @@ class Cover:
     chips: ChipGrid
     is_coarse: bool = False
     """Whether it only looks for roofs wider than a chip."""
+    wanted: NDArray[np.bool_] | None = None
+    """Which chips are looked at; None looks at all."""
+    faults: list[Fault] | None = None
+    """Where chips that cannot be read are noted; None lets the first one end the work."""
+
+    def read(self, number: int, scaling: Scaling) -> Chip | None:
+        """Read a chip; None where it is not wanted, or cannot be read and that was noted.
+
+        Raises:
+            RasterError: It cannot be read, and there is no place to note it.
+        """
+        if self.wanted is not None and not self.wanted[number]:
+            return None
+        window = self.chips.window(number)
+        try:
+            return read_chip(self.grid, window, scaling)
+        except RasterError as err:
+            if self.faults is None:
+                raise
+            x_factor, y_factor = self.grid.factor
+            place = Window(
+                window.x * x_factor,
+                window.y * y_factor,
+                window.width * x_factor,
+                window.height * y_factor,
+            )
+            self.faults.append(Fault(number, place, str(err), self.is_coarse))
+            return None
 
 
 def look_at_rows(
@@ -116,7 +145,8 @@ def _one_ahead(
     cover: Cover, scaling: Scaling, batches: Sequence[range]
 ) -> Iterator[list[tuple[int, Chip]]]:
     def read(numbers: range) -> list[tuple[int, Chip]]:
-        return [(n, read_chip(cover.grid, cover.chips.window(n), scaling)) for n in numbers]
+        chips = [(number, cover.read(number, scaling)) for number in numbers]
+        return [(number, chip) for number, chip in chips if chip is not None]
 
     with ThreadPoolExecutor(max_workers=1) as reader:
         waiting = None

@@ -19,8 +19,10 @@ from footprints.chip import Detector
 from footprints.cluster import open_crew
 from footprints.detection import Looking, cover_scene, detect
 from footprints.errors import ConfigError
+from footprints.failures import Tally
 from footprints.raster.listing import list_rasters
 from footprints.raster.source import open_scene
+from footprints.surveying import survey
 from footprints.vector.detected import DetectedScene
 from footprints.vector.layer import place, reproject
 from footprints.vector.merge import EVIDENCE_SHARE
@@ -103,22 +105,23 @@ def predict_iter(
     spec = detector.input_spec
     sure = detector.confidence if confidence is None else confidence
     heard_from = EVIDENCE_SHARE * sure
+    paths = list_rasters(scenes)
+    measured = survey(
+        paths,
+        lambda path: open_scene(
+            path,
+            bands=bands,
+            want_bands=spec.bands,
+            nodata=nodata,
+            crs=crs,
+            pixels=pixels,
+            collars=spec.short_side is None,
+        ),
+        lambda scene: cover_scene(scene, spec, chip_size=chip_size, overlap=overlap),
+        area=None,
+        tally=Tally(paths),
+    )
     with ExitStack() as opened:
-        rasters = [
-            opened.enter_context(
-                open_scene(
-                    path,
-                    bands=bands,
-                    want_bands=spec.bands,
-                    nodata=nodata,
-                    crs=crs,
-                    pixels=pixels,
-                    collars=spec.short_side is None,
-                )
-            )
-            for path in list_rasters(scenes)
-        ]
-        covers = [cover_scene(each, spec, chip_size=chip_size, overlap=overlap) for each in rasters]
         crew = opened.enter_context(
             open_crew(
                 cluster, detector, workers=workers, batch_size=batch_size, heard_from=heard_from
@@ -127,10 +130,12 @@ def predict_iter(
         looking = Looking(
             detector, batch_size, sure, heard_from, progress, crew=crew, coarse_first=True
         )
-        target = rasters[0].crs if out_crs is None else CRS.from_user_input(out_crs)
+        target = (
+            measured[0].cover.grid.scene.crs if out_crs is None else CRS.from_user_input(out_crs)
+        )
         may_overlap = spec.short_side is not None if overlaps is None else overlaps
         taken = np.empty(0, dtype=np.int64)
-        for scene in opened.enter_context(closing(detect(covers, looking))):
+        for scene in opened.enter_context(closing(detect(measured, looking))):
             with closing(_final_parts(scene, sure, overlaps=may_overlap)) as parts:
                 for part in parts:
                     chunk = _chunk(part, scene, detector, target, min_area_m2)

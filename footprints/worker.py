@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from threading import Lock
@@ -23,7 +23,7 @@ from distributed import Worker, WorkerPlugin, get_worker
 from footprints.chip import Detector, Scaling
 from footprints.errors import ClusterError, FootprintsError, FootprintsWarning, RasterError
 from footprints.rows import Cover, look_at_rows
-from footprints.vector.detected import ChipRow
+from footprints.vector.detected import ChipRow, Fault
 
 _SCENES = 2
 """Scenes that a worker keeps open; blocks come scene by scene."""
@@ -41,8 +41,21 @@ class Block:
     """Pickled: the `Cover` of each pass over the scene, and the `Scaling` of its values."""
 
 
-def look_at_block(station: str, block: Block) -> tuple[list[ChipRow], list[FootprintsWarning]]:
-    """What the rows of a block show, and what there was to be warned of.
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """What a block of rows shows."""
+
+    rows: Sequence[ChipRow]
+    chips: int
+    """How many were seen."""
+    faults: Sequence[Fault]
+    """Chips that could not be read, where the run goes on nevertheless."""
+    warnings: Sequence[FootprintsWarning] = ()
+    """What there was to be warned of."""
+
+
+def look_at_block(station: str, block: Block) -> Shown:
+    """What the rows of a block show.
 
     Args:
         station: Name of the `Station` on this worker.
@@ -56,11 +69,12 @@ def look_at_block(station: str, block: Block) -> tuple[list[ChipRow], list[Footp
         found: Station = worker.plugins[station]
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always")
-            rows = found.look(block)
+            shown = found.look(block)
     except FootprintsError as err:
         failure = type(err)(f"worker {worker.address}: {err}")
     else:
-        return rows, [w.message for w in heard if isinstance(w.message, FootprintsWarning)]
+        ours = [w.message for w in heard if isinstance(w.message, FootprintsWarning)]
+        return replace(shown, warnings=ours)
     # Not from within, because what hangs on an error is pickled with it, and GDAL's cannot be.
     raise failure
 
@@ -93,7 +107,7 @@ class Station(WorkerPlugin):  # type: ignore[misc]
         while self._scenes:
             self._close_oldest()
 
-    def look(self, block: Block) -> list[ChipRow]:
+    def look(self, block: Block) -> Shown:
         """What the rows of a block show.
 
         Raises:
@@ -110,17 +124,19 @@ class Station(WorkerPlugin):  # type: ignore[misc]
         # use all cores of a worker that has several.
         with self._lock:
             looks, scaling = self._open(block)
-            return list(
-                look_at_rows(
-                    looks[block.place[1]],
-                    self._detector,
-                    scaling,
-                    block.rows,
-                    batch_size=self._batch_size,
-                    heard_from=self._heard_from,
-                    count=int,
-                )
+            cover, seen = looks[block.place[1]], list[int]()
+            if cover.faults is not None:
+                cover.faults.clear()
+            rows = look_at_rows(
+                cover,
+                self._detector,
+                scaling,
+                block.rows,
+                batch_size=self._batch_size,
+                heard_from=self._heard_from,
+                count=seen.append,
             )
+            return Shown(list(rows), sum(seen), tuple(cover.faults or ()))
 
     @cached_property
     def _detector(self) -> Detector:

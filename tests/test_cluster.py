@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,15 +77,13 @@ class Slow(Signing):
 
 
 class Fussy(Signing):
-    """Warns once, and does not like later chips."""
+    """Warns of every chip, and does not like those of the lower rows."""
 
-    def befall(self, seen: int) -> None:
-        import warnings
-
-        if seen == 1:
-            warnings.warn("a chip is odd", FootprintsWarning, stacklevel=2)
-        if seen > 5:
+    def __call__(self, chips: list[Chip]) -> list[Instances]:
+        warnings.warn("a chip is odd", FootprintsWarning, stacklevel=2)
+        if chips[0].transform.f < NORTH_UP.f - 100 * NORTH_UP.a:
             raise BandError("the detector wants other bands")
+        return super().__call__(chips)
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,19 +210,38 @@ def test_runs_go_on_with_and_without_workers(scene, whole, client, tmp_path, out
 
 
 def test_a_scene_that_a_worker_cannot_reach_is_named(scene, client, tmp_path, monkeypatch):
-    from footprints.detection import detect
+    from footprints.cluster import _blocks
 
     there = tmp_path / "there.tif"
     there.write_bytes(scene.read_bytes())
 
     def hide(*args: object) -> object:
         there.rename(tmp_path / "elsewhere.tif")
-        return detect(*args)
+        return _blocks(*args)
 
-    monkeypatch.setattr("footprints.pipeline.detect", hide)
+    monkeypatch.setattr("footprints.cluster._blocks", hide)
     line = rf"^worker tcp://\S+: {there} does not exist; every worker has to reach the scenes"
     with pytest.raises(RasterError, match=line):
         fp.predict(there, detector=KnownBuildings(on_ground(TOWN)), cluster=client, **GRID)
+
+
+@pytest.mark.filterwarnings("ignore::footprints.errors.FailureWarning")
+def test_what_cannot_be_read_is_left_out_as_without_workers(scene, client, tmp_path):
+    scenes = [tmp_path / name for name in ("cut.tif", "nothing.tif", "whole.tif")]
+    for path in scenes:
+        path.write_bytes(scene.read_bytes())
+    os.truncate(scenes[0], 100_000)
+    os.truncate(scenes[1], 0)
+    files = []
+    for cluster in (None, client):
+        output = tmp_path / f"{cluster is None}" / "towns.gpkg"
+        output.parent.mkdir()
+        detector = KnownBuildings(on_ground(TWICE), flaws=[noisy, doubled])
+        asked = {"output": output, "detector": detector, "keep_going": True, **GRID}
+        fp.predict(scenes, cluster=cluster, **asked)
+        files.append([output.read_bytes(), output.with_name("towns.gpkg.failures.csv").read_text()])
+    assert files[0] == files[1]
+    assert "cut.tif" in files[0][1]
 
 
 def test_what_kills_workers_ends_the_run(scene, client, tmp_path):

@@ -5,37 +5,58 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from footprints.addresses import is_address
 from footprints.errors import RasterError
+from footprints.raster.catalogues import rasters_in_catalogue
 
 RASTER_ENDINGS = frozenset({".tif", ".tiff", ".vrt", ".jp2", ".img"})
 """What is a raster in a folder; a file that is named may have any ending."""
 LIST_ENDING = ".txt"
 
 
-def list_rasters(named: str | Path | Sequence[str | Path]) -> list[str]:
-    """The rasters that files, addresses, folders, patterns and lists stand for, in order.
+def list_rasters(
+    named: str | Path | Sequence[str | Path],
+    *,
+    asset: str | None = None,
+    allow_outside: bool = False,
+) -> list[str]:
+    """The rasters that files, addresses, folders, patterns, lists and catalogues stand for.
 
     Args:
         named: A raster; a folder, of which all rasters are taken by name; a pattern like
             ``tiles/*.tif``; a text file with one of these on each line, relative to its folder,
-            where lines after ``#`` are remarks; or several of them.
+            where lines after ``#`` are remarks; a STAC item or collection of items, or a tile
+            index (`footprints.raster.catalogues`); or several of them.
+        asset: Name of the STAC asset to take; None takes the one whose role is data or visual.
+        allow_outside: Catalogues may name rasters anywhere, not only at or below their folder.
+
+    Returns:
+        Files and addresses, in order.
 
     Raises:
-        RasterError: A folder, pattern or list holds no raster, or a list cannot be read.
+        RasterError: A folder, pattern or list holds no raster, or a list or catalogue cannot be
+            read or names what it may not.
     """
     if not isinstance(named, str | Path):
-        return [raster for entry in named for raster in list_rasters(entry)]
-    if _is_address(str(named)):
+        return [
+            raster
+            for entry in named
+            for raster in list_rasters(entry, asset=asset, allow_outside=allow_outside)
+        ]
+    if is_address(str(named)):
         return [str(named)]
     path = Path(named)
     if path.is_dir():
         found = sorted(str(p) for p in path.iterdir() if p.suffix.lower() in RASTER_ENDINGS)
     elif path.suffix.lower() == LIST_ENDING:
-        found = list_rasters(_lines(path))
+        found = list_rasters(_lines(path), asset=asset, allow_outside=allow_outside)
     elif set("*?") & set(path.name) and not path.exists():
         found = sorted(map(str, path.parent.glob(path.name)))
     else:
-        return [str(named)]
+        listed = rasters_in_catalogue(path, asset=asset, allow_outside=allow_outside)
+        if listed is None:
+            return [str(named)]
+        found = listed
     if not found:
         raise RasterError(
             f"no raster in {named}; name a file, a folder, a pattern like *.tif or a list in a "
@@ -52,9 +73,4 @@ def _lines(path: Path) -> list[str]:
         raise RasterError(f"cannot read the list {path}: {reason}") from err
     named = [line for line in lines if line and not line.startswith("#")]
     # An absolute path stays as it is.
-    return [line if _is_address(line) else str(path.parent / line) for line in named]
-
-
-def _is_address(named: str) -> bool:
-    """Whether it is GDAL's to look for; a question mark is none of a pattern there."""
-    return "://" in named or named.startswith("/vsi")
+    return [line if is_address(line) else str(path.parent / line) for line in named]

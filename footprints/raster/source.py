@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import warnings
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,15 +12,15 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS
 from rasterio import DatasetReader
 from rasterio.enums import ColorInterp
-from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+from rasterio.errors import RasterioIOError
 from rasterio.windows import Window as RasterWindow
 
+from footprints.addresses import file_name, redact
 from footprints.chip import Window
 from footprints.errors import BandError, RasterError
 from footprints.raster.georeference import ground_resolution, locate
@@ -33,23 +32,16 @@ from footprints.raster.nodata import (
     is_black,
     nodata_rule,
 )
+from footprints.raster.opening import gdal_options, open_dataset, patiently, stamp_of
 from footprints.raster.resample import resample, triangle_taps
 
 _PIXEL_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 
-# Goes behind the user's environment. GDAL would cache blocks in 5% of the machine's memory, in
-# every process; and a server that stops answering must fail a read, not hang it.
-_GDAL_OPTIONS = {
-    "GDAL_CACHEMAX": 256 << 20,
-    "GDAL_HTTP_CONNECTTIMEOUT": 20,
-    "GDAL_HTTP_TIMEOUT": 60,
-    "GDAL_HTTP_MAX_RETRY": 3,
-    "GDAL_HTTP_RETRY_DELAY": 1,
-}
-
 # EXIF orientations of photographs that are stored otherwise than they are to be seen. GDAL reports
 # them for JPEG alone.
 _TURNED = frozenset("2345678")
+
+_MAX_BLOCK_BYTES = 1 << 30
 
 # Source values held at once while resampling; larger windows are read strip by strip.
 _MAX_VALUES = 1 << 25
@@ -64,6 +56,7 @@ def open_scene(
     crs: str | CRS | None = None,
     pixels: bool = False,
     collars: bool = True,
+    trusted: bool = True,
 ) -> Scene:
     """Open a raster: any format GDAL reads, local, ``https://``, ``s3://`` or ``/vsi...``.
 
@@ -77,25 +70,31 @@ def open_scene(
         pixels: Work in plain pixel coordinates and ignore any georeference.
         collars: Where nothing is declared, black ground around the image is no data. In a
             photograph the dark may be a night or a wall.
+        trusted: It may name rasters anywhere, as virtual rasters do; False lets it name what lies
+            at or below its folder.
 
     Returns:
         The open scene; use it as a context manager, or close it.
 
     Raises:
-        RasterError: The raster is missing, unreadable, empty, of a type that holds no image, or
-            has no georeference; or ``nodata`` or ``crs`` makes no sense.
+        RasterError: The raster is missing, unreadable, empty, of a type that holds no image, cut
+            into huge blocks, has no georeference, or names what it may not; or ``nodata`` or
+            ``crs`` makes no sense.
         BandError: The bands asked for are not there, or not as many as wanted.
     """
     address = str(path)
-    with ExitStack() as resources:
-        dataset = resources.enter_context(_open_dataset(address))
+    stamp = stamp_of(address)
+    with _redacting(), ExitStack() as resources:
+        dataset = open_dataset(address, trusted=trusted)
+        resources.callback(dataset.close)
         _check_content(dataset)
         chosen = _choose_bands(dataset, bands, want_bands)
         dtype = _pixel_type(dataset, chosen)
+        _check_blocks(dataset, dtype)
         place, transform = locate(dataset, crs, pixels=pixels)
         return Scene(
             path=address,
-            name=_file_name(address),
+            name=file_name(address),
             width=dataset.width,
             height=dataset.height,
             bands=chosen,
@@ -105,6 +104,8 @@ def open_scene(
             rule=nodata_rule(dataset, chosen, dtype, nodata),
             collars=collars,
             turned=dataset.tags().get("EXIF_Orientation") in _TURNED,
+            stamp=stamp,
+            _trusted=trusted,
             _dataset=dataset,
             _resources=resources.pop_all(),
         )
@@ -137,6 +138,10 @@ class Scene:
     turned: bool
     """Whether viewers show a photograph turned or mirrored, as its EXIF orientation says; pixels
     are always read as they are stored."""
+    stamp: str | None
+    """Tells the file from one that replaces it; None where it is far away."""
+    _trusted: bool
+    """Whether it may name rasters anywhere."""
     _dataset: DatasetReader
     """The raster at full resolution."""
     _resources: ExitStack
@@ -167,8 +172,8 @@ class Scene:
             RasterError: It is not there, unreadable, or of another size.
         """
         self.__dict__.update(state)
-        with ExitStack() as resources:
-            self._dataset = _open_dataset(self.path)
+        with ExitStack() as resources, _redacting():
+            self._dataset = open_dataset(self.path, trusted=self._trusted)
             # Not as a context, as below: who closes it may be another thread.
             resources.callback(self._dataset.close)
             if (self._dataset.width, self._dataset.height) != (self.width, self.height):
@@ -179,8 +184,33 @@ class Scene:
             self._resources = resources.pop_all()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; what is known of it stays."""
         self._resources.close()
+        self.__dict__.pop("_overviews", None)
+
+    def reopen(self) -> None:
+        """Open the file again.
+
+        Raises:
+            RasterError: It is gone, or another one has its place.
+        """
+        self.check_same()
+        with _redacting():
+            self._dataset = open_dataset(self.path, trusted=self._trusted)
+        self._resources.callback(self._dataset.close)
+
+    def check_same(self) -> None:
+        """See that the file is still the one that was opened first.
+
+        Raises:
+            RasterError: It is not.
+        """
+        now = stamp_of(self.path)
+        if now != self.stamp:
+            raise RasterError(
+                f"{self.path} changed while it was worked on: {self.stamp} before, "
+                f"{now or 'not there'} now; let nothing write to scenes during a run"
+            )
 
     def gsd_m(self) -> tuple[float, float] | None:
         """Metres on the ground per pixel along x and y at the centre; None in pixel coordinates.
@@ -247,7 +277,7 @@ class Scene:
         """The overviews by their factor."""
         levels = {}
         for index, factor in enumerate(self._dataset.overviews(self.bands[0])):
-            levels[factor] = _open_dataset(self.path, overview_level=index)
+            levels[factor] = open_dataset(self.path, trusted=self._trusted, overview_level=index)
             # Not as a context: rasterio's is bound to its thread, and another one may be reading.
             self._resources.callback(levels[factor].close)
         return levels
@@ -267,18 +297,25 @@ class Scene:
         inside = np.s_[
             top - rows.start : bottom - rows.start, left - columns.start : right - columns.start
         ]
-        with _reading(self.name, box, self.width / level.width):
-            stored = level.read(self.bands, window=box, out_dtype=self.dtype)
-            data = self.rule.valid(self._dataset, level, box, stored)
-            if self._may_have_collar and is_black(stored, LOSSY_BLACK).any() and self._collar:
-                data &= ~self._collar.covers(
-                    stored,
-                    (np.arange(left, right) + 0.5) / level.width,
-                    (np.arange(top, bottom) + 0.5) / level.height,
-                )
+        with gdal_options(self.path), _reading(self.name, box, self.width / level.width):
+            stored, data = patiently(self.path, lambda: self._read_inside(level, box))
         pixels[:, *inside] = np.where(data, stored, 0)
         valid[inside] = data
         return pixels, valid
+
+    def _read_inside(
+        self, level: DatasetReader, box: RasterWindow
+    ) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """Read whole pixels of the raster or of an overview, and which of them are data."""
+        stored = level.read(self.bands, window=box, out_dtype=self.dtype)
+        data = self.rule.valid(self._dataset, level, box, stored)
+        if self._may_have_collar and is_black(stored, LOSSY_BLACK).any() and self._collar:
+            columns = np.arange(box.col_off, box.col_off + box.width)
+            rows = np.arange(box.row_off, box.row_off + box.height)
+            data &= ~self._collar.covers(
+                stored, (columns + 0.5) / level.width, (rows + 0.5) / level.height
+            )
+        return stored, data
 
     @property
     def _may_have_collar(self) -> bool:
@@ -294,43 +331,41 @@ def _is_whole(*places: float) -> bool:
     return all(float(place).is_integer() for place in places)
 
 
-def _file_name(address: str) -> str:
-    """The last part of a path or an address, without its query."""
-    path = address.split("?", 1)[0] if "://" in address else address
-    return path.rstrip("/").rsplit("/", 1)[-1]
-
-
-def _gdal_options() -> rasterio.Env:
-    """Our options for the calls into GDAL made inside it, in this thread."""
-    return rasterio.Env(**{k: v for k, v in _GDAL_OPTIONS.items() if k not in os.environ})
-
-
-def _open_dataset(address: str, **options: int) -> DatasetReader:
-    try:
-        with _gdal_options(), warnings.catch_warnings():
-            # A missing georeference is an error of ours, or what the user asked for.
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            return rasterio.open(address, **options)
-    except RasterioIOError as err:
-        local = "://" not in address and not address.startswith("/vsi")
-        if local and not Path(address).exists():
-            raise RasterError(f"{address} does not exist") from err
-        reason = " ".join(str(err).split())
-        raise RasterError(f"cannot open {address} as a raster: {reason}") from err
-
-
 @contextmanager
 def _reading(name: str, box: RasterWindow, factor: float) -> Iterator[None]:
     """Reading errors name the raster and the window in raster pixels (``factor`` times ``box``)."""
     try:
-        with _gdal_options():
-            yield
+        yield
     except RasterioIOError as err:
         x, y, width, height = (round(factor * part) for part in box.flatten())
         raise RasterError(
             f"{name}: cannot read pixels x {x}-{x + width}, y {y}-{y + height}; the file is "
             "truncated or damaged, or the connection broke (gdalinfo -checksum tells)"
         ) from err
+
+
+@contextmanager
+def _redacting() -> Iterator[None]:
+    """Errors do not tell the secrets of an address."""
+    try:
+        yield
+    except RasterError as err:
+        text = redact(str(err))
+        if text == str(err):
+            raise
+        # Not chained: a traceback would tell.
+        raise type(err)(text) from None
+
+
+def _check_blocks(dataset: DatasetReader, dtype: str) -> None:
+    """Refuse what cannot be read in parts: GDAL holds whole blocks of all bands."""
+    height, width = max(dataset.block_shapes, key=math.prod)
+    size = height * width * dataset.count * np.dtype(dtype).itemsize
+    if size > _MAX_BLOCK_BYTES:
+        raise RasterError(
+            f"{dataset.name} has blocks of {width} x {height} px, {size / 2**30:,.1f} GiB each, "
+            "to be read at once; cut it into tiles first: gdal_translate -co TILED=YES"
+        )
 
 
 def _check_content(dataset: DatasetReader) -> None:

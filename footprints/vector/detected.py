@@ -6,7 +6,7 @@ They are taken one at a time and once, so that no scene is ever held as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from footprints.chip import ChipGrid
+from footprints.chip import ChipGrid, Window
 from footprints.vector.outlines import Outlines
 
 if TYPE_CHECKING:
@@ -34,6 +34,20 @@ class ChipRow:
     """Ground with data that the chips show, Polygon or MultiPolygon in grid pixels."""
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A chip that could not be read."""
+
+    chip: int
+    """Its number."""
+    window: Window
+    """Its place in raster pixels."""
+    reason: str
+    """One line."""
+    is_coarse: bool
+    """Whether it is of the coarse pass."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Pass:
     """One look at a scene, at one resolution."""
@@ -50,6 +64,8 @@ class Pass:
 class DetectedScene:
     """One scene and what was found in it."""
 
+    number: int
+    """Its place among all scenes of the run, from 0."""
     source: str
     """What the ``source`` column says."""
     path: str
@@ -62,3 +78,5 @@ class DetectedScene:
     """Bands that were read, 1-based."""
     passes: tuple[Pass, ...]
     """The fine pass; for a scene of several chips a coarse one too, to be taken after it."""
+    faults: Sequence[Fault] = ()
+    """Chips that could not be read, complete when all rows have been gone through."""

@@ -6,8 +6,10 @@ lost when a process is killed. Beside the output lies, until it is written, a hi
 - `journal.json` says what the run was asked for; a run that was asked for something else does not
   go on from here.
 - `1-1-00042.parquet` is row 42 of the first pass over the first scene, written beside and renamed.
+- `lock` is held by the process at work.
 
-The folder comes with the first row that is done, and goes when the output is there.
+The folder comes with the first row that is done, and goes when the output is there. Where scenes
+failed in whole or in part it stays, so that another run does what is missing and nothing else.
 """
 
 from __future__ import annotations
@@ -15,24 +17,36 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import shapely
 from pyarrow import parquet
 
-from footprints.errors import OutputError, RunError
+from footprints.errors import FootprintsError, OutputError, RunError
 from footprints.files import write_whole
 from footprints.vector.detected import ChipRow
 from footprints.vector.kept import from_table, to_table
 
 HEAD = "journal.json"
+LOCK = "lock"
+MEASURED = "grid"
+"""Scenes that could be opened say this of themselves."""
 
 _READ, _VALID = b"footprints_read", b"footprints_valid"
+
+
+class Asked(NamedTuple):
+    """What a run was asked for, by the names that a user knows."""
+
+    run: Mapping[str, Any]
+    """Of all scenes together."""
+    scenes: Sequence[Mapping[str, Any]]
+    """Of each; of one that could not be opened, its ``path`` alone."""
 
 
 class Journal:
@@ -43,6 +57,8 @@ class Journal:
         asked: What the run was asked for: all that its rows depend on. Values that JSON can hold.
         resume: Go on from what is there, if anything is.
         overwrite: Throw away what is there.
+        changed: Numbers of the scenes, from 0, that may be others than before: what was done of
+            those that are is thrown away.
 
     Raises:
         OutputError: A journal is there, and neither was asked for.
@@ -50,11 +66,18 @@ class Journal:
     """
 
     def __init__(
-        self, output: Path, asked: Mapping[str, Any], *, resume: bool, overwrite: bool
+        self,
+        output: Path,
+        asked: Asked,
+        *,
+        resume: bool,
+        overwrite: bool,
+        changed: Collection[int] = (),
     ) -> None:
         self._folder = journal_of(output)
-        self._asked = json.loads(json.dumps(asked))
+        self._asked = Asked(*json.loads(json.dumps(asked)))
         self._lock: IO[bytes] | None = None
+        self._stays = False
         if not (self._folder / HEAD).is_file():
             return
         if not (resume or overwrite):
@@ -67,8 +90,9 @@ class Journal:
             self.remove()
             return
         try:
-            self._check()
-        except RunError:
+            self._check(changed)
+            self._write_head()
+        except FootprintsError:
             self.close()
             raise
 
@@ -114,12 +138,32 @@ class Journal:
         content = part.getvalue().to_pybytes()
         write_whole(self._part(scene, look, row), content, "unfinished run")
 
+    def forget(self, scene: int) -> None:
+        """Throw away what was done of a scene."""
+        for path in self._folder.glob(f"{scene + 1}-*.parquet"):
+            path.unlink(missing_ok=True)
+
+    def keep(self) -> None:
+        """Stay when the output is there: something is missing in it.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        if self._lock is None:
+            self._begin()
+        self._stays = True
+
+    def finish(self) -> None:
+        """The output is there: leave nothing behind, unless something is missing in it."""
+        if not self._stays:
+            self.remove()
+
     def remove(self) -> None:
-        """Leave nothing behind: the output is there, or is to be made anew."""
+        """Leave nothing behind."""
         if self._lock is not None:
-            # The head goes last: what is left of a removal that is cut short is still a journal.
+            # These go last: what is left of a removal that is cut short is still a journal.
             for path in self._folder.iterdir():
-                if path.name != HEAD:
+                if path.name not in (HEAD, LOCK):
                     path.unlink(missing_ok=True)
             shutil.rmtree(self._folder, ignore_errors=True)
         self.close()
@@ -135,12 +179,20 @@ class Journal:
             self._folder.mkdir(exist_ok=True)
         except OSError as err:
             raise OutputError(f"cannot make {self._folder}: {err.strerror}") from err
-        head = self._folder / HEAD
-        write_whole(head, json.dumps(self._asked, indent=1).encode(), "unfinished run")
         self._take()
+        self._write_head()
+
+    def _write_head(self) -> None:
+        content = json.dumps(self._asked._asdict(), indent=1).encode()
+        write_whole(self._folder / HEAD, content, "unfinished run")
 
     def _take(self) -> None:
-        lock = (self._folder / HEAD).open("rb")
+        # No file of the run itself: those are renamed into place, and a lock is on what was there.
+        path = self._folder / LOCK
+        try:
+            lock = path.open("ab")
+        except OSError as err:
+            raise OutputError(f"cannot write {path}: {err.strerror}") from err
         if not _lock(lock):
             lock.close()
             raise RunError(
@@ -148,20 +200,25 @@ class Journal:
             )
         self._lock = lock
 
-    def _check(self) -> None:
+    def _check(self, changed: Collection[int]) -> None:
         """Refuse to go on with what another run began."""
+        head = self._folder / HEAD
         try:
-            before = json.loads((self._folder / HEAD).read_bytes())
-        except ValueError as err:
-            head = self._folder / HEAD
+            before = Asked(**json.loads(head.read_bytes()))
+        except (ValueError, TypeError) as err:
             raise RunError(f"{head} is damaged; start anew with --overwrite") from err
-        for name in sorted({*before, *self._asked}):
-            was, is_ = before.get(name), self._asked.get(name)
-            if was != is_:
-                raise RunError(
-                    f"cannot go on: {name} was {was}, is {is_}; put it back, or start anew with "
-                    f"--overwrite"
-                )
+        _compare("", before.run, self._asked.run)
+        for number, now in enumerate(self._asked.scenes):
+            was = before.scenes[number] if number < len(before.scenes) else {}
+            of_scene = f" of scene {number + 1}"
+            _compare(of_scene, {"path": was.get("path")}, {"path": now["path"]})
+            if number in changed and was != now:
+                self.forget(number)
+            # Nothing was done of a scene that could not be opened.
+            elif MEASURED in was and MEASURED in now:
+                _compare(of_scene, was, now)
+        if len(before.scenes) > len(self._asked.scenes):
+            _compare("", {"scenes": len(before.scenes)}, {"scenes": len(self._asked.scenes)})
 
     def _part(self, scene: int, look: int, row: int) -> Path:
         return self._folder / f"{scene + 1}-{look + 1}-{row:05d}.parquet"
@@ -174,15 +231,30 @@ def journal_of(output: Path) -> Path:
 
 @contextmanager
 def open_journal(
-    output: Path, asked: Mapping[str, Any], *, resume: bool, overwrite: bool
+    output: Path,
+    asked: Asked,
+    *,
+    resume: bool,
+    overwrite: bool,
+    changed: Collection[int] = (),
 ) -> Iterator[Journal]:
-    """The journal of a run, which is removed when all has gone well; arguments as `Journal`."""
-    journal = Journal(output, asked, resume=resume, overwrite=overwrite)
+    """The journal of a run, which goes when all has gone well; arguments as `Journal`."""
+    journal = Journal(output, asked, resume=resume, overwrite=overwrite, changed=changed)
     try:
         yield journal
-        journal.remove()
+        journal.finish()
     finally:
         journal.close()
+
+
+def _compare(of_what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for name in sorted({*before, *now}):
+        was, is_ = before.get(name), now.get(name)
+        if was != is_:
+            raise RunError(
+                f"cannot go on: {name}{of_what} was {was}, is {is_}; put it back, or start anew "
+                f"with --overwrite"
+            )
 
 
 def _lock(file: IO[bytes]) -> bool:

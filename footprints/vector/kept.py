@@ -37,6 +37,7 @@ from footprints.chip import ChipGrid
 from footprints.config import Count, Settings, Share, parse_config
 from footprints.errors import ConfigError, FootprintsError, OutputError, RunError
 from footprints.files import check_place
+from footprints.vector.area import Area
 from footprints.vector.detected import ChipRow, DetectedScene, Pass
 from footprints.vector.outlines import Outlines
 
@@ -122,6 +123,27 @@ class KeptScene(Settings):
         return None if self.crs is None else CRS.from_wkt(self.crs)
 
 
+class KeptArea(Settings):
+    """The area of interest."""
+
+    ground: str
+    """WKT."""
+    crs: str | None
+    """WKT; None in plain pixel coordinates."""
+
+    @classmethod
+    def of(cls, area: Area) -> Self:
+        """What is kept of an area."""
+        ground = shapely.to_wkt(area.ground, rounding_precision=-1)
+        return cls(ground=ground, crs=None if area.crs is None else area.crs.to_wkt())
+
+    @property
+    def area(self) -> Area:
+        """The area."""
+        crs = None if self.crs is None else CRS.from_wkt(self.crs)
+        return Area(shapely.from_wkt(self.ground), crs)
+
+
 class KeptRun(Settings):
     """What ``run.json`` says."""
 
@@ -141,6 +163,8 @@ class KeptRun(Settings):
     """Whether footprints may overlap unless the user says otherwise."""
     parameters: dict[str, Any]
     """What `predict` was asked for."""
+    area: KeptArea | None = None
+    """Ground it was asked for; None is all."""
     scenes: tuple[KeptScene, ...] = ()
 
 
@@ -194,6 +218,11 @@ def keep_scenes(
                 for each, keeper in zip(scene.passes, keepers, strict=True)
             )
             yield replace(scene, passes=passes)
+            if not all(keeper.is_whole for keeper in keepers):
+                # The scene failed on the way.
+                for keeper in keepers:
+                    keeper.path.unlink(missing_ok=True)
+                continue
             kept.append(
                 KeptScene(
                     source=scene.source,
@@ -217,18 +246,19 @@ class _Keeper:
 
     def __init__(self, look: Pass, path: Path) -> None:
         self._look = look
-        self._path = path
+        self.path = path
         self._instances = 0
         self._rows: list[KeptRow] = []
+        self.is_whole = False
 
     def rows(self) -> Iterator[ChipRow]:
         with ExitStack() as opened:
             writer = None
             for row in self._look.rows:
                 table = to_table(row.outlines)
-                with _writing(self._path):
+                with _writing(self.path):
                     if writer is None:
-                        writer = opened.enter_context(_open_writer(self._path, table.schema))
+                        writer = opened.enter_context(_open_writer(self.path, table.schema))
                     # Empty ones too: a row group is a row of chips.
                     writer.write_table(table)
                 self._instances += len(row.outlines)
@@ -236,12 +266,13 @@ class _Keeper:
                 valid = json.loads(shapely.to_geojson(row.valid))
                 self._rows.append(KeptRow(read=read, valid=valid))
                 yield row
+        self.is_whole = True
 
     def record(self) -> KeptPass:
         """What was stored; to be asked for when all rows have passed."""
         chips = self._look.chips
         return KeptPass(
-            file=self._path.name,
+            file=self.path.name,
             instances=self._instances,
             height=chips.height,
             width=chips.width,
@@ -315,7 +346,7 @@ def kept_scenes(folder: str | Path, run: KeptRun, *, progress: bool) -> Iterator
     Raises:
         RunError: A file is damaged; found out when its rows are gone through.
     """
-    for scene in run.scenes:
+    for number, scene in enumerate(run.scenes):
         total = sum(len(each.rows) for each in scene.passes)
         with tqdm(
             total=total, desc=scene.source, unit="row", disable=None if progress else True
@@ -325,7 +356,13 @@ def kept_scenes(folder: str | Path, run: KeptRun, *, progress: bool) -> Iterator
                 for each in scene.passes
             ]
             yield DetectedScene(
-                scene.source, scene.path, scene.place, scene.pixel_m, scene.bands, tuple(passes)
+                number,
+                scene.source,
+                scene.path,
+                scene.place,
+                scene.pixel_m,
+                scene.bands,
+                tuple(passes),
             )
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pyogrio.errors import DataLayerError, DataSourceError
 from shapely import GeometryType
 
+from footprints.addresses import is_address
 from footprints.errors import LabelWarning, LayerError
 from footprints.vector.scenes import RECORD
 
@@ -74,7 +75,7 @@ def read_features(
     Raises:
         LayerError: The file is missing, unreadable or ambiguous, or lacks a CRS it needs.
     """
-    if not (Path(path).exists() or _is_address(str(path))):
+    if not (Path(path).exists() or is_address(str(path))):
         raise LayerError(f"vector file not found: {path}")
     try:
         if Path(path).suffix.lower() in PARQUET_SUFFIXES:
@@ -190,10 +191,6 @@ def make_valid_polygons(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
         geometries, method="structure", keep_collapsed=False
     )
     return valid
-
-
-def _is_address(path: str) -> bool:
-    return "://" in path or path.startswith("/vsi")
 
 
 def _is_geojson_without_crs(path: str | Path) -> bool:

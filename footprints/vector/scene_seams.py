@@ -126,10 +126,11 @@ def merge_scenes(seen: Seen, grounds: Polygons) -> Merged:
 def _prepare(grounds: Polygons) -> _Grounds:
     edge = shapely.boundary(grounds)
     seam = edge.copy()
+    own, other = shapely.STRtree(grounds).query(grounds, predicate="dwithin", distance=GAP_PX)
+    beside = np.split(other, np.searchsorted(own, np.arange(1, len(grounds))))
     for number, line in enumerate(edge):
-        others = np.delete(grounds, number)
-        beside = others[shapely.dwithin(others, grounds[number], GAP_PX)]
-        seam[number] = shapely.intersection(line, shapely.buffer(shapely.union_all(beside), GAP_PX))
+        others = grounds[beside[number][beside[number] != number]]
+        seam[number] = shapely.intersection(line, shapely.buffer(shapely.union_all(others), GAP_PX))
     inner = shapely.buffer(grounds, -EDGE_PX, join_style="mitre")
     # Scenes that abut may leave a hair's breadth between them.
     together = shapely.union_all(shapely.buffer(grounds, GAP_PX / 2, join_style="mitre"))

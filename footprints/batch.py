@@ -1,0 +1,123 @@
+"""One layer for each of many scenes: a run of its own for each, with one detector.
+
+Outputs are named by a pattern, ``layers/{scene}.gpkg``, where ``{scene}`` stands for the scene's
+file name without its ending. So every scene is resumed and tried again for itself, and layers that
+are there need no second thought.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from footprints.addresses import file_name, redact
+from footprints.chip import Detector
+from footprints.errors import ConfigError, RasterError
+from footprints.failures import SceneOutcome, failures_of
+from footprints.pipeline import predict
+from footprints.raster.listing import list_rasters
+
+PLACEHOLDER = "{scene}"
+"""In the name of an output, stands for the name of the scene."""
+_NAMED = ("output", "keypoints", "keep")
+
+
+def is_pattern(output: str | Path | None) -> bool:
+    """Whether an output is one of each scene."""
+    return output is not None and PLACEHOLDER in str(output)
+
+
+def predict_each(
+    scenes: str | Path | Sequence[str | Path],
+    *,
+    output: str | Path,
+    detector: Detector | None = None,
+    resume: bool = False,
+    keep_going: bool = False,
+    retry_failed: bool = False,
+    overwrite: bool = False,
+    told: Callable[[SceneOutcome], object] | None = None,
+    **options: Any,  # noqa: ANN401  # those of `predict`, which checks them
+) -> list[SceneOutcome]:
+    """Find the buildings of scenes and write a layer for each.
+
+    Args:
+        scenes: As for `predict`.
+        output: Pattern of the layers; its folder is made.
+        detector: What finds the buildings; None loads the weights that ship.
+        resume: Leave out scenes whose layer is there, go on with one that was cut short.
+        keep_going: A scene that fails does not end the run; it is listed beside its layer.
+        retry_failed: Do scenes that failed, those with chips that could not be read, and those
+            that have no layer yet.
+        overwrite: Replace layers that exist.
+        told: Is told how each scene went.
+        options: All others of `predict`; ``keypoints`` and ``keep`` are patterns, too.
+
+    Returns:
+        How each scene went that was not done before.
+
+    Raises:
+        ConfigError: An output does not name the scene, or two scenes have one name.
+        FootprintsError: As `predict`.
+    """
+    if detector is None:
+        from footprints.model.detector import load_detector
+
+        detector = load_detector()
+    asset, outside = options.get("asset"), options.get("allow_outside", False)
+    paths = list_rasters(scenes, asset=asset, allow_outside=outside)
+    outcomes: list[SceneOutcome] = []
+
+    def note(outcome: SceneOutcome) -> None:
+        outcomes.append(outcome)
+        if told is not None:
+            told(outcome)
+
+    for path, named in _name_outputs(paths, {"output": output, **options}):
+        beside = Path(named.get("keep") or named["output"])
+        missing = failures_of(beside).exists()
+        if (resume or retry_failed) and Path(named["output"]).exists() and not missing:
+            continue
+        try:
+            predict(
+                path,
+                detector=detector,
+                resume=resume or retry_failed,
+                keep_going=keep_going or retry_failed,
+                retry_failed=missing and retry_failed,
+                overwrite=overwrite,
+                told=note,
+                **(options | named),
+            )
+        except RasterError:
+            # With either, it was noted and listed.
+            if not (keep_going or retry_failed):
+                raise
+    return outcomes
+
+
+def _name_outputs(
+    paths: Sequence[str], options: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each scene, and its own outputs."""
+    patterns = {key: str(options[key]) for key in _NAMED if options.get(key) is not None}
+    for key, pattern in patterns.items():
+        if PLACEHOLDER not in pattern:
+            raise ConfigError(
+                f"{key} {pattern} is one for all scenes, and the output one for each; put "
+                f"{PLACEHOLDER} into its name"
+            )
+    taken: dict[str, str] = {}
+    for path in paths:
+        stem = Path(file_name(path)).stem
+        if stem in taken:
+            raise ConfigError(
+                f"{redact(path)} and {redact(taken[stem])} would have layers of one name; rename "
+                "one, or give them different outputs"
+            )
+        taken[stem] = path
+    for stem, path in taken.items():
+        named = {key: pattern.replace(PLACEHOLDER, stem) for key, pattern in patterns.items()}
+        Path(named["output"]).parent.mkdir(parents=True, exist_ok=True)
+        yield path, named

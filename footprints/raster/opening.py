@@ -1,0 +1,123 @@
+"""Opening and reading through GDAL: its options, and servers that fail now and then."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+import rasterio
+from rasterio import DatasetReader
+from rasterio.env import ensure_env_with_credentials
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+
+from footprints.addresses import is_address
+from footprints.errors import RasterError
+from footprints.raster.trust import HINT, check_names, harmless_drivers
+
+# Goes behind the user's environment. GDAL would cache blocks in 5% of the machine's memory, in
+# every process; and a server that stops answering must fail a read, not hang it. Code in a VRT is
+# never run.
+_GDAL_OPTIONS = {
+    "GDAL_CACHEMAX": 256 << 20,
+    "GDAL_HTTP_CONNECTTIMEOUT": 20,
+    "GDAL_HTTP_TIMEOUT": 60,
+    "GDAL_HTTP_MAX_RETRY": 3,
+    "GDAL_HTTP_RETRY_DELAY": 1,
+    "GDAL_VRT_ENABLE_PYTHON": "NO",
+}
+# A raster far away: side files are asked for by name, because the listing of a folder can be long;
+# neighbouring tiles come in one request.
+_REMOTE_OPTIONS = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
+    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    "GDAL_INGESTED_BYTES_AT_OPEN": 32768,
+}
+
+# GDAL asks again after an answer that says so, but not where a connection breaks in the middle.
+_PAUSES_S = (0.5, 2.0, 8.0)
+
+_NO_FORMAT = "not recognized as being in a supported"
+"""GDAL's words where none of the drivers asked knows a file."""
+
+_Result = TypeVar("_Result")
+
+
+def gdal_options(address: str) -> rasterio.Env:
+    """Our options for the calls into GDAL made inside it, in this thread.
+
+    Args:
+        address: File or address that the calls are for.
+    """
+    options = _GDAL_OPTIONS | (_REMOTE_OPTIONS if is_address(address) else {})
+    return rasterio.Env(**{k: v for k, v in options.items() if k not in os.environ})
+
+
+def open_dataset(address: str, *, trusted: bool = True, **options: int) -> DatasetReader:
+    """Open a raster.
+
+    Args:
+        address: File or address.
+        trusted: It may name rasters anywhere; see `footprints.raster.trust`.
+        options: GDAL's open options.
+
+    Raises:
+        RasterError: It is missing, unreadable, or names what it may not.
+    """
+    if not trusted:
+        check_names(address)
+    drivers = None if trusted else harmless_drivers(address)
+    try:
+        with gdal_options(address), warnings.catch_warnings():
+            # A missing georeference is an error of ours, or what the user asked for.
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            return patiently(address, lambda: _open(address, drivers, **options))
+    except RasterioIOError as err:
+        if not is_address(address) and not Path(address).exists():
+            raise RasterError(f"{address} does not exist") from err
+        reason = " ".join(str(err).split())
+        if drivers is not None and _NO_FORMAT in reason:
+            reason += f"; virtual rasters far away and services are not looked at; {HINT}"
+        raise RasterError(f"cannot open {address} as a raster: {reason}") from err
+
+
+@ensure_env_with_credentials  # type: ignore[untyped-decorator]
+def _open(fp: str, drivers: Sequence[str] | None, **options: int) -> DatasetReader:
+    """`rasterio.open` for a choice of drivers, of which it takes one or all."""
+    return DatasetReader(fp, driver=drivers, **options)
+
+
+def patiently(address: str, read: Callable[[], _Result]) -> _Result:
+    """Do what GDAL may fail at; where a connection broke, again after a while.
+
+    Raises:
+        RasterioIOError: It fails still, or for another reason.
+    """
+    for pause_s in _PAUSES_S if is_address(address) else ():
+        try:
+            return read()
+        except RasterioIOError as err:
+            if _says_no(err):
+                raise
+            time.sleep(pause_s)
+    return read()
+
+
+def _says_no(err: RasterioIOError) -> bool:
+    """Whether the server gave an answer that will be the same the next time."""
+    reason = str(err)
+    codes = ("400", "401", "403", "404", "410")
+    return any(f"code: {code}" in reason for code in codes) or _NO_FORMAT in reason
+
+
+def stamp_of(address: str) -> str | None:
+    """Tells a file from one that replaces it; None where it is far away."""
+    try:
+        about = Path(address).stat()
+    except OSError:
+        return None
+    return f"{about.st_size} bytes of {datetime.fromtimestamp(about.st_mtime).isoformat()}"
