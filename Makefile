@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-full format clean
+.PHONY: demo test test-full format docs plugin clean
 
 demo: .venv/ready
 	mkdir -p out
@@ -24,8 +24,17 @@ format: .venv/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: .venv/ready
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
+	@echo "site: site/index.html"
+
+plugin:
+	$(PYTHON) qgis/make_zip.py dist/footprints-qgis.zip
+	@echo "plugin: dist/footprints-qgis.zip"
+
 clean:
-	rm -rf .venv out
+	rm -rf .venv out site dist
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -15,21 +15,25 @@ if TYPE_CHECKING:
     from footprints.config import RunConfig, load_config
     from footprints.data.chips import write_chips
     from footprints.data.faults import LabelReport, check_labels
+    from footprints.data.synthetic import generate_scene
     from footprints.errors import FootprintsError, FootprintsWarning
     from footprints.evaluation import Report, evaluate
     from footprints.merging import merge_layers
     from footprints.model.convert import convert_weights
     from footprints.model.detector import load_detector
     from footprints.pictures import save_overlay
+    from footprints.plotting import plot, plot_instances
 
     __version__: str
     from footprints.pipeline import finish, predict
     from footprints.rate_test import RateTest, lr_find
+    from footprints.recalibration import calibrate
     from footprints.show_chips import show
     from footprints.streamed import predict_iter
     from footprints.training import train
     from footprints.vector.regularize import regularize
     from footprints.vector.simplify import simplify
+    from footprints.viewing import View, view
 
 _HOMES = {
     "FootprintsError": "footprints.errors",
@@ -38,14 +42,19 @@ _HOMES = {
     "LabelReport": "footprints.data.faults",
     "Report": "footprints.evaluation",
     "RunConfig": "footprints.config",
+    "View": "footprints.viewing",
+    "calibrate": "footprints.recalibration",
     "check_labels": "footprints.data.faults",
     "convert_weights": "footprints.model.convert",
     "evaluate": "footprints.evaluation",
     "finish": "footprints.pipeline",
+    "generate_scene": "footprints.data.synthetic",
     "load_config": "footprints.config",
     "load_detector": "footprints.model.detector",
     "lr_find": "footprints.rate_test",
     "merge_layers": "footprints.merging",
+    "plot": "footprints.plotting",
+    "plot_instances": "footprints.plotting",
     "predict": "footprints.pipeline",
     "predict_each": "footprints.batch",
     "predict_iter": "footprints.streamed",
@@ -54,6 +63,7 @@ _HOMES = {
     "show": "footprints.show_chips",
     "simplify": "footprints.vector.simplify",
     "train": "footprints.training",
+    "view": "footprints.viewing",
     "write_chips": "footprints.data.chips",
 }
 
@@ -64,15 +74,20 @@ __all__ = [
     "RateTest",
     "Report",
     "RunConfig",
+    "View",
     "__version__",
+    "calibrate",
     "check_labels",
     "convert_weights",
     "evaluate",
     "finish",
+    "generate_scene",
     "load_config",
     "load_detector",
     "lr_find",
     "merge_layers",
+    "plot",
+    "plot_instances",
     "predict",
     "predict_each",
     "predict_iter",
@@ -81,6 +96,7 @@ __all__ = [
     "show",
     "simplify",
     "train",
+    "view",
     "write_chips",
 ]
 

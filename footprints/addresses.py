@@ -11,8 +11,10 @@ import re
 HIDDEN = "***"
 """Stands where a secret was."""
 
-_USER = re.compile(r"(?<=://)[^/\s'\"?]*@")
-_QUERY = re.compile(r"((?:://|/vsi[a-z0-9_]+)[^\s?'\"]*)\?[^\s'\"]+")
+# Addresses of databases have their own rule: `footprints.vector.postgis.shown`.
+_MARK = r"(?<!postgresql)(?<!postgres)://"
+_USER = re.compile(rf"({_MARK})[^/\s'\"?]*@")
+_QUERY = re.compile(rf"((?:{_MARK}|/vsi[a-z0-9_]+)[^\s?'\"]*)\?[^\s'\"]+")
 
 
 def is_address(named: str) -> bool:
@@ -28,4 +30,4 @@ def file_name(address: str) -> str:
 
 def redact(text: str) -> str:
     """A text with the secrets of all addresses in it left out."""
-    return _QUERY.sub(rf"\1?{HIDDEN}", _USER.sub(f"{HIDDEN}@", text))
+    return _QUERY.sub(rf"\1?{HIDDEN}", _USER.sub(rf"\1{HIDDEN}@", text))

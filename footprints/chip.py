@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,6 +190,14 @@ class Detector(Protocol):
 
     def __call__(self, chips: Sequence[Chip]) -> list[Instances]:
         """Detect in a batch of chips of equal shape; one `Instances` per chip, in order."""
+
+
+@runtime_checkable
+class SizesBatches(Protocol):
+    """A detector that knows how many chips its memory holds."""
+
+    def fitting_batch(self, height: int, width: int) -> int:
+        """How many chips of so many pixels go through together."""
 
 
 @dataclass(frozen=True, slots=True)

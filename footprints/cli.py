@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +17,14 @@ import typer
 from typer.core import TyperGroup
 
 from footprints.addresses import redact
-from footprints.errors import BandError, FootprintsError, FootprintsWarning, OutputError
+from footprints.errors import (
+    BandError,
+    FootprintsError,
+    FootprintsWarning,
+    LabelWarning,
+    LayerError,
+    OutputError,
+)
 from footprints.options import (
     Bands,
     Confidence,
@@ -46,6 +53,13 @@ _INTERRUPTED, _TERMINATED = 130, 143
 """Exit status of a command stopped by the user, or by SIGTERM, as shells have it."""
 _FAILED_IN_PART = 3
 """Exit status of a command that wrote what it was asked for, as far as scenes could be read."""
+
+
+class _Lines(logging.Handler):
+    """Log messages as lines on standard error, each with the seconds since the start."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _show_line(f"{record.relativeCreated / 1000:7.1f} s  {record.getMessage()}")
 
 
 class _OneLineErrors(TyperGroup):
@@ -110,6 +124,16 @@ def _numbers(text: str | None) -> list[int] | None:
         raise BandError(f"--bands takes band numbers such as 1,2,3, got {text!r}") from err
 
 
+def _bounds(text: str | None) -> tuple[float, float, float, float] | None:
+    if text is None:
+        return None
+    try:
+        x_min, y_min, x_max, y_max = map(float, text.split(","))
+    except ValueError as err:
+        raise LayerError(f"--bounds takes x_min,y_min,x_max,y_max, got {text!r}") from err
+    return x_min, y_min, x_max, y_max
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         from footprints import __version__
@@ -169,7 +193,13 @@ def predict(
         int | None,
         typer.Option(help="Pixels shared by neighbouring chips; default: a quarter of the chip."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Chips that go through together.")] = 2,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Chips that go through together; default: what fits a GPU, 2 on a CPU. Halved "
+            "where memory runs out."
+        ),
+    ] = None,
     bands: Bands = None,
     nodata: Nodata = None,
     crs: Annotated[str | None, typer.Option(help="CRS of the scenes, e.g. EPSG:32645.")] = None,
@@ -202,6 +232,10 @@ def predict(
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on where the same command was cut short, if it was."),
+    ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Also say where the time went, stage by stage, on stderr."),
     ] = False,
     keep_going: Annotated[
         bool,
@@ -252,7 +286,7 @@ def predict(
 
     With a folder as output, or {scene} in its name, every scene has a layer of its own.
 
-    Example: footprints predict data_samples/town.tif -o town.gpkg
+    Example: footprints predict data_samples/town.tif -o town.gpkg --keep town-run
     """
     _configure(quiet=quiet, verbose=verbose)
     from footprints.batch import is_pattern, predict_each
@@ -261,6 +295,7 @@ def predict(
     from footprints.pictures import check_picture, save_overlay
     from footprints.pipeline import predict as run
     from footprints.raster.listing import list_rasters
+    from footprints.stages import measure_stages
 
     read_bands = _numbers(bands)
     if overlay is not None:
@@ -271,7 +306,11 @@ def predict(
     each = is_pattern(output := _one_per_scene(output))
     if each and overlay is not None:
         raise OutputError("--overlay draws one picture; leave it out where every scene has a layer")
-    with _resumable(), _heeding_sigterm():
+    with (
+        _resumable(),
+        _heeding_sigterm(),
+        measure_stages() if profile else nullcontext() as stages,
+    ):
         layer = (predict_each if each else run)(
             scenes,
             output=output,
@@ -305,6 +344,8 @@ def predict(
             workers=workers,
             progress=not quiet,
         )
+        if stages is not None:
+            print(stages.table(), file=sys.stderr)
     if overlay is not None:
         save_overlay(
             layer,
@@ -366,26 +407,27 @@ def finish(
 ) -> None:
     """Make a layer from a kept run, with other thresholds or in another format, in seconds.
 
-    Example: footprints finish RUN -o sure.gpkg --confidence 0.7 --min-area 10
+    Example: footprints finish town-run -o sure.gpkg --confidence 0.7 --min-area 10
     """
     _configure(quiet=quiet, verbose=verbose)
     from footprints.pipeline import finish as remake
 
     start = time.perf_counter()
-    layer = remake(
-        run,
-        output=output,
-        keypoints=keypoints,
-        confidence=confidence,
-        min_area_m2=min_area,
-        regularize=regularize,
-        tolerance_m=tolerance,
-        simplify_m=simplify,
-        overlaps=overlaps,
-        out_crs=out_crs,
-        overwrite=overwrite,
-        progress=not quiet,
-    )
+    with _heeding_sigterm():
+        layer = remake(
+            run,
+            output=output,
+            keypoints=keypoints,
+            confidence=confidence,
+            min_area_m2=min_area,
+            regularize=regularize,
+            tolerance_m=tolerance,
+            simplify_m=simplify,
+            overlaps=overlaps,
+            out_crs=out_crs,
+            overwrite=overwrite,
+            progress=not quiet,
+        )
     if not quiet:
         _print_sum(layer, output, start, "buildings" if layer.crs is not None else "objects")
 
@@ -431,6 +473,13 @@ def regularize(
     if pixels:
         before = before.set_crs(None, allow_override=True)
     after = straighten(before, method=method, tolerance_m=tolerance, simplify_m=simplify)
+    if "id" in after and (repeated := after["id"].duplicated().sum()):
+        warnings.warn(
+            f"{repeated} rows repeat the id of another one: each part of a multipolygon is a row "
+            "of its own",
+            LabelWarning,
+            stacklevel=2,
+        )
     write_layer(after, output, overwrite=overwrite)
     if not quiet:
         counts = [f"{len(after):,} buildings", f"{len(before) - len(after):,} lost"]
@@ -449,7 +498,7 @@ def merge(
 ) -> None:
     """Make one layer of those of neighbouring or overlapping scenes, every building once.
 
-    Example: footprints merge north.gpkg south.gpkg -o town.gpkg
+    Example: footprints merge north.gpkg south.gpkg -o both.gpkg
     """
     _configure(quiet=quiet, verbose=verbose)
     from footprints.merging import merge_layers
@@ -472,7 +521,7 @@ def train(
 ) -> None:
     """Train weights on scenes and digitised buildings.
 
-    Example: footprints train configs/buildings-lite0.yaml -o runs/first --set train.epochs=5
+    Example: footprints train configs/sample-town.yaml -o first-run --set train.epochs=1
     """
     from footprints.config import load_config
     from footprints.training import is_first_process
@@ -505,7 +554,7 @@ def lr_find(
 ) -> None:
     """Try growing learning rates for a few dozen steps and suggest one.
 
-    Example: footprints lr-find configs/your-buildings.yaml -o rates.png
+    Example: footprints lr-find configs/sample-town.yaml -o rates.png
     """
     from footprints.config import load_config
     from footprints.rate_test import lr_find as run
@@ -542,7 +591,7 @@ def show(
 ) -> None:
     """Draw augmented training chips with their targets, and truth beside predictions.
 
-    Example: footprints show runs/first -o first.png
+    Example: footprints show first-run -o first.png
     """
     from footprints.show_chips import show as run
 
@@ -550,6 +599,61 @@ def show(
     pictures = run(source, output, count=count, device=device, overwrite=overwrite)
     if not quiet:
         print(f"{len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'}, {output}")
+
+
+@app.command()
+def view(
+    layer: Annotated[Path, typer.Argument(help="Footprint layer, or any polygons.")],
+    scene: Annotated[
+        str | None, typer.Option(help="Raster to show below the outlines, also an address.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="HTML file; default: LAYER's name, in its folder."),
+    ] = None,
+    bounds: Annotated[
+        str | None,
+        typer.Option(
+            help="Part of SCENE to show, x_min,y_min,x_max,y_max in its CRS: in more detail."
+        ),
+    ] = None,
+    largest_side: Annotated[
+        int,
+        typer.Option(
+            help="Longer side of the picture in pixels; 4096 take about 7 MB of the file."
+        ),
+    ] = 4096,
+    bands: Bands = None,
+    nodata: Nodata = None,
+    crs: Annotated[str | None, typer.Option(help="CRS of SCENE, e.g. EPSG:32645.")] = None,
+    pixels: Pixels = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make a map of a layer to look around in: one HTML file for any browser, without a network.
+
+    Example: footprints view town.gpkg --scene data_samples/town.tif
+    """
+    _configure(quiet=quiet, verbose=verbose)
+    from footprints.viewing import check_page
+    from footprints.viewing import view as run
+
+    output = layer.with_suffix(".html") if output is None else output
+    check_page(output, overwrite=overwrite)
+    shown = run(
+        layer,
+        scene,
+        bounds=_bounds(bounds),
+        bands=_numbers(bands),
+        nodata=nodata,
+        crs=crs,
+        pixels=pixels,
+        largest_side=largest_side,
+    )
+    shown.save(output, overwrite=overwrite)
+    if not quiet:
+        print(f"{shown.shown:,} footprints, {output.stat().st_size / 1e6:.1f} MB, {output}")
 
 
 @app.command()
@@ -582,6 +686,10 @@ def chip(
     class_field: Annotated[
         str | None, typer.Option(help="Column of LABELS with the class.")
     ] = None,
+    class_map: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of that column's values and their classes, house: villa."),
+    ] = None,
     validation_share: Annotated[
         float, typer.Option(help="Share of the buildings on ground that validates.")
     ] = 0.1,
@@ -593,7 +701,7 @@ def chip(
 
     Or, with --check, say what is wrong with the labels: off the image, invalid, doubled, shifted.
 
-    Example: footprints chip town.tif town_buildings.gpkg -o chips --chip-size 512
+    Example: footprints chip data_samples/town.tif data_samples/town_buildings.gpkg -o chips
     """
     _configure(quiet=quiet, verbose=verbose)
     from footprints.data.chips import TRAIN, write_chips
@@ -617,6 +725,7 @@ def chip(
         nodata=nodata,
         aoi=aoi,
         class_column=class_field,
+        class_map=class_map,
         validation_share=validation_share,
         overwrite=overwrite,
         progress=not quiet,
@@ -670,6 +779,10 @@ def evaluate(
     scene: Annotated[
         str | None, typer.Option(help="Raster of which the report shows the worst places.")
     ] = None,
+    judged: Annotated[
+        Path | None, typer.Option(help="Also write hits, false alarms and misses as a layer.")
+    ] = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -698,12 +811,68 @@ def evaluate(
         pixel_m=pixel_size,
         html=html,
         scene=scene,
+        judged=judged,
+        overwrite=overwrite,
     )
     if json_file is not None:
         figures = json.dumps(report.to_dict(), indent=2) + "\n"
         write_whole(json_file, figures.encode(), "figures")
     if not quiet:
         print(report)
+
+
+@app.command()
+def calibrate(
+    scene: Annotated[str, typer.Argument(help="A raster, a folder of rasters, or a pattern.")],
+    labels: Annotated[
+        Path, typer.Argument(help="Buildings: a polygon layer that the weights never saw.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Weights: .safetensors")],
+    weights: Annotated[Path | None, typer.Option(help="Weights; default: those that ship.")] = None,
+    bands: Bands = None,
+    nodata: Nodata = None,
+    aoi: Annotated[
+        Path | None, typer.Option(help="Polygons inside which the labels are complete.")
+    ] = None,
+    class_field: Annotated[
+        str | None, typer.Option(help="Column of LABELS with the class.")
+    ] = None,
+    class_map: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of that column's values and their classes, house: villa."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Fit the confidence of weights to a place, so that 0.8 means four right of five there.
+
+    Example: footprints calibrate town.tif town_buildings.gpkg -o town.safetensors
+    """
+    _configure(quiet=quiet, verbose=verbose)
+    from footprints.recalibration import calibrate as run
+
+    done = run(
+        scene,
+        labels,
+        output,
+        weights=weights,
+        bands=_numbers(bands),
+        nodata=nodata,
+        aoi=aoi,
+        class_column=class_field,
+        class_map=class_map,
+        device=device,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+    if not quiet:
+        after = "" if done.calibrated_error is None else f", {done.calibrated_error:.3f} after"
+        print(
+            f"{done.matches:,} of {done.detections:,} detections match; calibration error "
+            f"{done.score_error:.3f} before{after}, {output}"
+        )
 
 
 @app.command()
@@ -735,6 +904,14 @@ def convert(
 @app.command()
 def info(
     path: Annotated[str, typer.Argument(help="A raster, or weights.")],
+    card: Annotated[
+        bool,
+        typer.Option(
+            "--card",
+            help="Also write model card and STAC item beside the weights; what a card says besides "
+            "the facts stays.",
+        ),
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Say what a scene or a weights file is.
@@ -742,9 +919,12 @@ def info(
     Example: footprints info data_samples/town.tif
     """
     _configure(quiet=False, verbose=verbose)
+    from footprints.card import write_card
     from footprints.describe import describe
 
     print(describe(path))
+    if card:
+        print(", ".join(str(file) for file in write_card(path)))
 
 
 def _check(
@@ -786,13 +966,12 @@ def _configure(*, quiet: bool, verbose: bool) -> None:
     """Our warnings and logs as single lines on standard error; warnings of libraries not at all."""
     warnings.simplefilter("ignore")
     warnings.simplefilter("ignore" if quiet else "always", FootprintsWarning)
-    warnings.showwarning = lambda message, *_: _show_warning(message)
+    warnings.showwarning = lambda message, *_: _show_line(f"warning: {message}")
     level = logging.INFO if verbose else logging.ERROR
-    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    logging.basicConfig(level=logging.ERROR, handlers=[_Lines()])
     for handler in logging.getLogger().handlers:
         handler.addFilter(_without_secrets)
     logging.getLogger("footprints").setLevel(level)
-    logging.getLogger("lightning.pytorch").setLevel(level)
     if not quiet:
         logging.getLogger("footprints.cluster").setLevel(logging.INFO)
     if not verbose:
@@ -807,11 +986,11 @@ def _without_secrets(record: logging.LogRecord) -> bool:
     return True
 
 
-def _show_warning(message: Warning | str) -> None:
-    from tqdm.auto import tqdm
+def _show_line(line: str) -> None:
+    from footprints.progress import tqdm
 
     # A progress bar that is being drawn moves down instead of running into the line.
-    tqdm.write(f"warning: {redact(str(message))}", file=sys.stderr)
+    tqdm.write(redact(line), file=sys.stderr)
 
 
 def main() -> None:

@@ -405,6 +405,17 @@ class AugmentConfig(Settings):
     """Largest standard deviation of noise, as a share of the value range."""
     noisy: Share = 0.3
     """Share of chips with noise."""
+    hazy: Share = 0.0
+    """Share of chips seen through haze."""
+    shadowed: Share = 0.0
+    """Share of chips on a part of which a cloud's shadow lies."""
+    band_dropped: Share = 0.0
+    """Share of chips of which one band, if there are several, shows nothing: for sensors whose
+    bands differ from scene to scene."""
+    compressed: Share = 0.0
+    """Share of chips that went through JPEG; 8-bit imagery only."""
+    pasted: Share = 0.0
+    """Share of chips onto which buildings of another place are pasted, over what stands there."""
 
     @model_validator(mode="after")
     def _scale_ascends(self) -> Self:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from footprints.chip import InputSpec
+from footprints.card import facts
 from footprints.errors import GeoreferenceError
-from footprints.model.checkpoint import WeightsInfo, read_info
 from footprints.raster.source import Scene, open_scene
 
 _WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
@@ -20,13 +20,13 @@ def describe(path: str | Path) -> str:
         RasterError: A raster is missing or unreadable.
     """
     if str(path).endswith(_WEIGHTS_SUFFIXES):
-        return _describe_weights(path, read_info(path))
+        return _table(facts(path))
     try:
         with open_scene(path) as scene:
-            return _table(_content(scene) | _place(scene))
+            return _table([*_content(scene).items(), *_place(scene).items()])
     except GeoreferenceError as err:
         with open_scene(path, pixels=True) as scene:
-            return _table(_content(scene) | {"georeference": f"none: {err}"})
+            return _table([*_content(scene).items(), ("georeference", f"none: {err}")])
 
 
 def _content(scene: Scene) -> dict[str, str]:
@@ -53,28 +53,6 @@ def _place(scene: Scene) -> dict[str, str]:
     return lines
 
 
-def _describe_weights(path: str | Path, info: WeightsInfo) -> str:
-    spec = info.input_spec
-    lines = {
-        "weights": f"{info.name} ({Path(path).stat().st_size / 1e6:.1f} MB)",
-        "classes": ", ".join(info.model.classes),
-        "backbone": info.model.backbone.name,
-        "input": f"{spec.bands} bands, {spec.dtype}",
-        "resolution": _resolution(spec),
-        "confidence": f"{info.confidence:g}",
-    }
-    for entry in info.training.get("data", []):
-        lines[f"trained on {entry['labels']}"] = entry["attribution"].strip()
-    return _table(lines)
-
-
-def _resolution(spec: InputSpec) -> str:
-    if spec.short_side is not None:
-        most = "" if spec.long_side is None else f", the longer one to at most {spec.long_side} px"
-        return f"whole pictures, their shorter side resized to {spec.short_side} px{most}"
-    return "as the raster" if spec.gsd_m is None else f"{spec.gsd_m:g} m per pixel"
-
-
-def _table(lines: dict[str, str]) -> str:
-    width = max(map(len, lines))
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

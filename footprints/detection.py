@@ -5,23 +5,23 @@ raster -> grid -> chips -> instances -> outlines
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NoReturn
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 from shapely import Geometry, MultiPolygon
-from tqdm.auto import tqdm
 
 from footprints.addresses import redact
-from footprints.chip import ChipGrid, Detector, InputSpec, Scaling
+from footprints.chip import ChipGrid, Detector, InputSpec, Scaling, SizesBatches
 from footprints.cluster import Crew, Order
 from footprints.errors import ChipSizeError, FootprintsWarning, RasterError
+from footprints.progress import Progress
 from footprints.raster.reader import SceneGrid, resample_scene, resize_picture
 from footprints.raster.scaling import fit_scaling
 from footprints.raster.source import Scene
@@ -32,18 +32,22 @@ from footprints.vector.detected import ChipRow, DetectedScene, Pass
 from footprints.vector.journal import Journal
 from footprints.vector.outlines import Outlines
 
+logger = logging.getLogger(__name__)
+
+_BATCH_SIZE = 2
+"""Chips that go through a detector together that does not know how many it can hold."""
 COARSE_FACTOR = 4
 """Fine pixels per coarse pixel: in the coarse pass a chip shows sixteen times the ground, so that
 a roof as wide as three chips is seen with everything around it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Looking:
     """How a detector is put to work."""
 
     detector: Detector
     batch_size: int
-    """Chips that go through together."""
+    """Chips that go through together; fewer from where memory runs out."""
     confidence: float
     """From which on the progress bar counts a building."""
     heard_from: float
@@ -56,6 +60,12 @@ class Looking:
     """Workers that look; None looks here."""
     coarse_first: bool = False
     """Passes of a scene come in the other order."""
+
+    def shrink(self, batch_size: int) -> None:
+        """Go on with smaller batches, here and in a run that goes on from the journal."""
+        self.batch_size = batch_size
+        if self.journal is not None:
+            self.journal.batch_size = batch_size
 
 
 def cover_scene(
@@ -103,6 +113,16 @@ class Measured:
     """Ground that was asked for, in grid pixels; None asks for all."""
 
 
+def fitting_batch(detector: Detector, measured: Sequence[Measured]) -> int:
+    """How many chips go through a detector together where nobody says so."""
+    if not measured or not isinstance(detector, SizesBatches):
+        return _BATCH_SIZE
+    return detector.fitting_batch(
+        max(each.cover.chips.chip_height for each in measured),
+        max(each.cover.chips.chip_width for each in measured),
+    )
+
+
 def detect(measured: Sequence[Measured], looking: Looking) -> Generator[DetectedScene]:
     """Show scenes to a detector, one after the other.
 
@@ -121,10 +141,10 @@ def detect(measured: Sequence[Measured], looking: Looking) -> Generator[Detected
         cover, scene = each.cover, each.cover.grid.scene
         looks = _looks(each, looking)
         total = sum(_count(look) for look in looks)
-        disable = None if looking.progress else True
+        logger.info("%s: %s", scene.name, _plan(cover))
         with (
             closing(scene),
-            tqdm(total=total, desc=scene.name, unit="chip", disable=disable) as bar,
+            Progress(total, scene.name, "chip", shown=looking.progress) as bar,
         ):
             passes = []
             for number, look in enumerate(looks):
@@ -195,6 +215,19 @@ def _orders(
             yield Order(each.number, looks, opened.scaling, rows)
 
 
+def _plan(cover: Cover) -> str:
+    """How a scene is looked at, for the log."""
+    grid, chips, own = cover.grid, cover.chips, cover.grid.scene.gsd_m()
+    size = f"{grid.scene.width} x {grid.scene.height} px"
+    if own is not None:
+        size += f" of {own[0]:.3g} x {own[1]:.3g} m"
+    rows, columns = len(chips.row_starts), len(chips.column_starts)
+    return (
+        f"{size}, read as {grid.width} x {grid.height} px, {rows} x {columns} chips of "
+        f"{chips.size} px that share {chips.overlap} px"
+    )
+
+
 def _pixel_m(cover: Cover) -> float | None:
     """The longer side of a grid pixel on the ground."""
     own = cover.grid.scene.gsd_m()
@@ -249,11 +282,11 @@ class _PassJournal:
 
 
 def _look(
-    cover: Cover, looking: Looking, opened: _Opened, bar: tqdm[NoReturn], done: _PassJournal
+    cover: Cover, looking: Looking, opened: _Opened, bar: Progress, done: _PassJournal
 ) -> Iterator[ChipRow]:
     """What each row of chips shows, as soon as its last chip is seen."""
     name = cover.grid.scene.name
-    bar.set_description(f"{name}, wide roofs" if cover.is_coarse else name)
+    bar.rename(f"{name}, wide roofs" if cover.is_coarse else name)
     wanted = _wanted_in_rows(cover)
     missing = done.missing(_rows_wanted(cover))
     looked: Iterator[ChipRow] = iter(())
@@ -271,7 +304,7 @@ def _look(
         rows_read += bool(chips.read.any())
         if not cover.is_coarse:
             buildings += int((chips.outlines.scores >= looking.confidence).sum())
-            bar.set_postfix(buildings=buildings, refresh=False)
+            bar.note(buildings=buildings)
         yield chips
     if not rows_read and not cover.is_coarse:
         _warn_of_nothing(cover)
@@ -282,7 +315,7 @@ def _show(
     rows: Sequence[int],
     looking: Looking,
     opened: _Opened,
-    bar: tqdm[NoReturn],
+    bar: Progress,
     done: _PassJournal,
 ) -> Iterator[ChipRow]:
     """What rows of chips show, seen by workers or here."""
@@ -297,6 +330,7 @@ def _show(
         batch_size=looking.batch_size,
         heard_from=looking.heard_from,
         count=bar.update,
+        shrunk=looking.shrink,
     )
 
 

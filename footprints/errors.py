@@ -65,6 +65,10 @@ class DetectionCapWarning(FootprintsWarning):
     """A chip reached the cap on detections; buildings may be missing there."""
 
 
+class BatchSizeWarning(FootprintsWarning):
+    """Memory ran out, and fewer chips go through together."""
+
+
 class ScalingWarning(FootprintsWarning):
     """A scene's pixel values were mapped onto those the weights were trained with."""
 

@@ -19,21 +19,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import shapely
 from geopandas import GeoDataFrame, GeoSeries
 from numpy.typing import NDArray
-from pandas.api.types import is_numeric_dtype
 
 from footprints.config import load_class_map
 from footprints.errors import ConfigError, LabelWarning, LayerError
-from footprints.figures import Figures, suggest, tabulate, tabulate_sizes
+from footprints.figures import Figures, suggest, tabulate, tabulate_seams, tabulate_sizes
+from footprints.judging import judged_layer
 from footprints.measuring import Comparison, measure
 from footprints.precision import IOU_THRESHOLDS, IOU_TOLERANCE, take_in_order
 from footprints.report import check_report, write_report
 from footprints.vector.classes import read_classes, read_values
 from footprints.vector.layer import reproject
 from footprints.vector.read import open_polygons
-from footprints.vector.scenes import scenes_of
+from footprints.vector.scenes import chip_edges, scenes_of
+from footprints.vector.write import check_output, write_layer
 
 UNKNOWN_SHARE = 0.5
 """A prediction with this share on ground whose class is unknown is neither right nor wrong."""
@@ -41,7 +43,7 @@ UNKNOWN_SHARE = 0.5
 _NO_NAMES: NDArray[np.object_] = np.empty(0, dtype=object)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Report:
     """How well a layer of footprints agrees with the truth.
 
@@ -100,6 +102,10 @@ class Report:
         ]
         return [head, *rows] if rows else []
 
+    def __repr__(self) -> str:
+        # A notebook shows this of a last line: the figures, to be read.
+        return str(self)
+
     def __str__(self) -> str:
         lines = [f"{name:<11}   {value}" for name, value in self.headline()]
         if self.classes:
@@ -128,6 +134,8 @@ def evaluate(
     pixel_m: float | None = None,
     html: str | Path | None = None,
     scene: str | Path | None = None,
+    judged: str | Path | None = None,
+    overwrite: bool = False,
 ) -> Report:
     """Compare a layer of footprints with the truth.
 
@@ -158,6 +166,9 @@ def evaluate(
         html: Also write a report with charts to this file, which replaces another; implies
             ``full``.
         scene: Raster of which the report shows the worst places.
+        judged: Also write all polygons that count as a layer, as for `predict`: hits, false alarms
+            and misses (`footprints.judging`).
+        overwrite: Replace ``judged`` if it exists.
 
     Returns:
         Counts and ratios; with ``class_field`` for each class, too.
@@ -166,7 +177,7 @@ def evaluate(
         ConfigError: ``iou``, ``confidence``, ``precision`` or ``pixel_m`` is out of range, the
             class map is none, or there is a scene but no report.
         RasterError: The scene cannot be read.
-        OutputError: The report cannot be written.
+        OutputError: The report or ``judged`` cannot be written, or that exists.
         LayerError: A file cannot be read, some layers have a CRS and others none, the layers lie
             apart, the confidence is missing where it is needed or not a number, or a column of
             classes is missing.
@@ -182,6 +193,8 @@ def evaluate(
         )
     if html is not None:
         check_report(html)
+    if judged is not None:
+        check_output(judged, overwrite=overwrite)
     if class_map is not None and class_field is None:
         raise ConfigError("a class map needs the class field whose values it maps")
     known = load_class_map({} if class_map is None else class_map)
@@ -198,7 +211,13 @@ def evaluate(
 
     classes = None if class_field is None else _classes(found, true, class_field, known)
     compared = _compare(found, true, scores, area, classes, iou)
-    compared = replace(compared, pixel_m=_pixel_m(found) if pixel_m is None else pixel_m)
+    compared = replace(
+        compared,
+        pixel_m=_pixel_m(found) if pixel_m is None else pixel_m,
+        chip_edges=_chip_edges(found, true),
+    )
+    if judged is not None:
+        write_layer(judged_layer(compared), judged, overwrite=overwrite)
     parts = None if classes is None else _parts(compared, classes)
     report = _report(compared, parts)
     if not full and precision is None and html is None:
@@ -232,6 +251,17 @@ def _check_ranges(
 def _pixel_m(found: GeoDataFrame) -> float | None:
     """Of the coarsest scene of the layer, None where it is not known."""
     return max((s.pixel_m for s in scenes_of(found) if s.pixel_m is not None), default=None)
+
+
+def _chip_edges(found: GeoDataFrame, true: GeoDataFrame) -> shapely.Geometry | None:
+    """Where the chips of the layer's scenes end, in the CRS of the truth; None if not known."""
+    edges = []
+    for scene in scenes_of(found):
+        lines = chip_edges(scene)
+        if lines is not None:
+            placed = GeoSeries([lines], crs=scene.outline_crs)
+            edges.append((placed if true.crs is None else placed.to_crs(true.crs))[0])
+    return shapely.union_all(edges) if edges else None
 
 
 def _compare(
@@ -397,9 +427,15 @@ def _confidences(layer: GeoDataFrame, *, needed: bool) -> NDArray[np.float64]:
         if needed and len(layer):  # an empty GeoJSON has no columns at all
             raise LayerError("predicted has no column confidence to filter by; leave it out")
         return np.ones(len(layer))
-    if len(layer) and not is_numeric_dtype(layer["confidence"]):
-        raise LayerError(f"column confidence must hold numbers, got {layer['confidence'].dtype}")
-    scores = layer["confidence"].to_numpy(dtype=np.float64, na_value=np.nan)
+    given = layer["confidence"]
+    numbers = pd.to_numeric(given, errors="coerce")
+    others = given[numbers.isna() & given.notna()]
+    if len(others):
+        raise LayerError(
+            "column confidence of predicted must hold numbers from 0 to 1, got "
+            f"{others.iloc[0]!r}; rename the column if it means something else"
+        )
+    scores = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
     if np.isnan(scores).any():
         raise LayerError(f"column confidence is empty in {np.isnan(scores).sum()} rows")
     return np.asarray(scores)
@@ -495,4 +531,8 @@ def _further_lines(figures: Figures) -> list[str]:
         f"{size:<15}" + "".join(f"{cell:>11}" for cell in cells)
         for size, *cells in tabulate_sizes(figures)
     ]
-    return [*lines, "", *sizes, "", *suggest(figures)]
+    seams = [
+        f"{seam:<15}" + "".join(f"{cell:>11}" for cell in cells)
+        for seam, *cells in tabulate_seams(figures)
+    ]
+    return [*lines, "", *sizes, "", *seams, *([""] if seams else []), *suggest(figures)]

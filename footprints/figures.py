@@ -81,6 +81,30 @@ class LayerFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class SeamFigures:
+    """Of buildings that an edge of a chip crosses, or of those that none does."""
+
+    crossed: bool
+    """By an edge of a chip behind which another one looked."""
+    truths: int
+    predictions: int
+    recall: float
+    """Share of these truths that are matched."""
+    precision: float
+    """Share of these footprints that match."""
+    f1: float
+    """Harmonic mean of the two."""
+    matched_iou: float
+    """Mean IoU of the matches of these truths."""
+    duplicates: float
+    """As of `LayerFigures`, as a share of these footprints."""
+    fragments: float
+    """Likewise."""
+    merged: float
+    """As of `LayerFigures`, as a share of these truths."""
+
+
+@dataclass(frozen=True, slots=True)
 class ConfidenceFigures:
     """Which confidence to ask for. The layer tells of those it holds, and of none below."""
 
@@ -108,6 +132,9 @@ class Figures:
     layer: LayerFigures
     confidence: ConfidenceFigures | None
     """None where all confidences are the same."""
+    by_seam: tuple[SeamFigures, ...] = ()
+    """Crossed and not crossed by an edge of a chip; empty where the layer does not tell its chips,
+    or had one alone."""
 
 
 def tabulate(measured: Figures) -> dict[str, list[tuple[str, str]]]:
@@ -159,12 +186,32 @@ def tabulate_sizes(measured: Figures) -> list[tuple[str, ...]]:
     ]
 
 
+def tabulate_seams(measured: Figures) -> list[tuple[str, ...]]:
+    """A table of the figures at and off the edges of chips, with its head; empty without any."""
+    head = ("chip edges", "truths", "predicted", "recall", "precision", "F1", "IoU")
+    faults = ("duplicates", "fragments", "merged")
+    rows = [
+        (
+            "crossed by one" if seam.crossed else "elsewhere",
+            f"{seam.truths:,}",
+            f"{seam.predictions:,}",
+            *(f"{x:.3f}" for x in (seam.recall, seam.precision, seam.f1, seam.matched_iou)),
+            *(f"{x:.2%}" for x in (seam.duplicates, seam.fragments, seam.merged)),
+        )
+        for seam in measured.by_seam
+    ]
+    return [(*head, *faults), *rows] if rows else []
+
+
 def suggest(measured: Figures) -> list[str]:
     """Which confidence to ask for, in sentences."""
     said = measured.confidence
     if said is None:
         return ["No confidence is suggested: it is the same for all footprints that count."]
-    lines = [f"Confidence {said.best_f1_from:.4g} has the best F1, {said.best_f1:.3f}."]
+    lines = [
+        f"Confidence and share of matches differ by {said.calibration_error:.3f} on average.",
+        f"Confidence {said.best_f1_from:.4g} has the best F1, {said.best_f1:.3f}.",
+    ]
     if said.asked_precision is None:
         return lines
     if said.asked_precision_from is None:

@@ -1,11 +1,20 @@
-"""Small files, written whole or not at all."""
+"""Files and folders that are whole or not there: made beside their place and then renamed."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from footprints.errors import OutputError
+
+_MAKING = ".making"
+"""Ending of the hidden folders that things are made in."""
+_LOCK = "lock"
 
 
 def check_place(path: Path, what: str, *, overwrite: bool, plural: bool = False) -> None:
@@ -42,10 +51,74 @@ def write_whole(path: Path, content: bytes, what: str) -> None:
     Raises:
         OutputError: It cannot be written; nothing is left of it.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_bytes(content)
-        beside.replace(path)
+        with making_beside(path) as folder:
+            unfinished = folder / path.name
+            unfinished.write_bytes(content)
+            unfinished.replace(path)
     except OSError as err:
-        beside.unlink(missing_ok=True)
         raise OutputError(f"cannot write {what} {path}: {err.strerror}") from err
+
+
+@contextmanager
+def making_beside(path: Path) -> Iterator[Path]:
+    """A folder on the disk of a place, in which to make what is to be put there; gone afterwards.
+
+    A process that is killed leaves its folder behind. The next one to make the same thing removes
+    it: a lock, which the system lets go of when a process ends, tells whether it is still in use.
+
+    Args:
+        path: Place of the file or folder to make; its parent exists.
+
+    Raises:
+        OSError: The folder cannot be made.
+    """
+    folder = path.with_name(f".{path.name}{_MAKING}")
+    _remove_left_behind(folder)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        # Another process is making the same; the last to end wins, as with any file.
+        folder = Path(tempfile.mkdtemp(_MAKING, f".{path.name}-", path.parent))
+    try:
+        unfinished, unlocked = folder / "new", folder / "unlocked"
+        unfinished.mkdir()
+        with unlocked.open("wb") as lock:
+            # Some network drives have no locks; there, nobody takes what is in use for left.
+            with suppress(OSError):
+                lock_file(lock)
+                # Only now, so that nobody finds a lock that is not held yet.
+                unlocked.rename(folder / _LOCK)
+            yield unfinished
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def put_folder(unfinished: Path, folder: Path) -> None:
+    """Move what was made in `making_beside` to its place; a folder that is there goes."""
+    if folder.exists():
+        folder.rename(unfinished.with_name("old"))
+    unfinished.rename(folder)
+
+
+def lock_file(file: IO[bytes]) -> bool:
+    """Whether the file is ours now; the system lets go of it when the process ends, however."""
+    if os.name != "posix":
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _remove_left_behind(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    # Not there, or gone already, or somebody else's.
+    with suppress(OSError), (folder / _LOCK).open("rb") as lock:
+        # Who held the lock before may have begun anew under the same name.
+        if lock_file(lock) and os.path.samestat(os.fstat(lock.fileno()), (folder / _LOCK).stat()):
+            shutil.rmtree(folder)

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from footprints.calibration import Calibration
 from footprints.chip import InputSpec
 from footprints.config import OptimizerConfig, RunConfig
 from footprints.data.dataset import Batch
@@ -34,6 +35,7 @@ from footprints.validation import (
     UNKNOWN_CONFIDENCE,
     Judged,
     average_precisions,
+    calibration_of,
     choose_confidence,
     judge,
     ratios,
@@ -68,6 +70,8 @@ class DetectionTask(lightning.LightningModule):
         self.model = model
         self.average = _average(model, config.optimizer.average)
         self.confidence = UNKNOWN_CONFIDENCE
+        self.calibration: Calibration | None = None
+        self.figures: dict[str, float] = {}
         # Stages that are frozen for good are not among them.
         self._trunk = [p for p in model.backbone.trunk.parameters() if p.requires_grad]
         self._shown: list[str] = []
@@ -182,15 +186,23 @@ class DetectionTask(lightning.LightningModule):
             for name in ("scores", "hits", "labels", "true_labels")
         )
         self.confidence, kept = choose_confidence(scores, hits, len(true_labels))
+        self.calibration, errors = calibration_of(self._judged)
         hits, labels = hits[kept], labels[kept]
         figures = {"val_confidence": self.confidence}
         figures |= ratios("val", hits, len(true_labels))
-        self.log_dict(figures, prog_bar=True)
-        self.log_dict(self._outline_figures())
+        further = errors | self._outline_figures()
         classes = self.config.model.classes
         for number, name in enumerate(classes if len(classes) > 1 else ()):
             true_count = int((true_labels == number).sum())
-            self.log_dict(ratios(f"val_{name}", hits[labels == number], true_count))
+            further |= ratios(f"val_{name}", hits[labels == number], true_count)
+        self.log_dict(figures, prog_bar=True)
+        self.log_dict(further)
+        # JSON has no word for what could not be measured.
+        self.figures = {
+            name: round(value, 4)
+            for name, value in (figures | further).items()
+            if math.isfinite(value)
+        }
 
     def _outline_figures(self) -> dict[str, float]:
         """Average precision at all confidences, and how well the outlines of matches fit."""
@@ -208,12 +220,18 @@ class DetectionTask(lightning.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the confidence for a run that is resumed between two validations."""
+        """Keep what validation chose for a run that is resumed between two of them."""
         checkpoint["confidence"] = self.confidence
+        checkpoint["calibration"] = self.calibration and dataclasses.asdict(self.calibration)
+        checkpoint["figures"] = self.figures
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it up again."""
         self.confidence = checkpoint["confidence"]
+        # Runs of earlier releases have none.
+        given = checkpoint.get("calibration")
+        self.calibration = Calibration(**given) if given else None
+        self.figures = checkpoint.get("figures", {})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """No decay on norms and biases; linear warm-up, then as `OptimizerConfig` says."""
@@ -303,7 +321,12 @@ class WriteWeights(Callback):
             return
         assert isinstance(task, DetectionTask)
         if is_wanted:
-            info = dataclasses.replace(self._info, confidence=task.confidence)
+            info = dataclasses.replace(
+                self._info,
+                confidence=task.confidence,
+                calibration=task.calibration,
+                training=self._info.training | {"validation": task.figures},
+            )
             save_weights(self._weights, task.best, info)
         row: dict[str, object] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         row |= {

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
 
+from footprints.calibration import BINS, calibration_error
 from footprints.figures import (
     ConfidenceFigures,
     Figures,
     LayerFigures,
     RankFigures,
+    SeamFigures,
     ShapeFigures,
     SizeFigures,
 )
@@ -36,8 +38,6 @@ MOSTLY = 0.5
 """A building lies mostly where this share of its area lies."""
 SIZES_M2 = (0.0, 25.0, 50.0, 100.0, 200.0, 500.0, float("inf"))
 """Bounds of the sizes for which there are figures."""
-BINS = 10
-"""Of confidence, in the reliability diagram."""
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -74,6 +74,8 @@ class Comparison:
     """Outside of it nothing counts."""
     pixel_m: float | None = None
     """Metres per pixel of the imagery, where it is known."""
+    chip_edges: shapely.Geometry | None = None
+    """Lines where chips end inside of their scenes, where that is known."""
 
     def hits(self) -> Indices:
         """(h,) rows of ``pairs`` that count."""
@@ -151,6 +153,7 @@ def measure(comparison: Comparison, *, precision: float | None = None) -> Figure
         shape=shape_figures(comparison),
         layer=layer_figures(comparison),
         confidence=confidence_figures(comparison, precision),
+        by_seam=seam_figures(comparison),
     )
 
 
@@ -225,6 +228,30 @@ def shape_figures(comparison: Comparison) -> ShapeFigures:
 
 def layer_figures(comparison: Comparison) -> LayerFigures:
     """Pixel IoU, and how often one building became several or several one."""
+    faults = find_faults(comparison)
+    predictions = len(comparison.hits()) + len(comparison.false_alarms())
+    counted = np.concatenate([comparison.pairs[comparison.hits(), 1], comparison.misses()])
+    return LayerFigures(
+        pixel_iou=_pixel_iou(comparison),
+        duplicates=float(len(faults.duplicates) / max(predictions, 1)),
+        fragments=float(len(faults.fragments) / max(predictions, 1)),
+        merged=_mean(faults.is_merged[counted]),
+    )
+
+
+class Faults(NamedTuple):
+    """Buildings that became several, or several that became one."""
+
+    duplicates: Indices
+    """Footprints that overlap a truth enough to match it, which another one does."""
+    fragments: Indices
+    """Those without a match, and no duplicates, in a truth in which there are others."""
+    is_merged: Bools
+    """(m,) truths in a footprint in which there are others."""
+
+
+def find_faults(comparison: Comparison) -> Faults:
+    """Tell what kind of mistake a false alarm or a miss is."""
     found, truth = comparison.found, comparison.truth
     one, other = shapely.STRtree(truth).query(found, predicate="intersects")
     shared = shapely.area(shapely.intersection(found[one], truth[other]))
@@ -238,15 +265,49 @@ def layer_figures(comparison: Comparison) -> LayerFigures:
     is_merged = np.zeros(len(truth), dtype=bool)
     is_merged[other[in_found & (holds[one] > 1)]] = True
     reach = comparison.candidate_ious >= comparison.iou - IOU_TOLERANCE
-    alarms, hits, misses = comparison.false_alarms(), comparison.hits(), comparison.misses()
+    alarms = comparison.false_alarms()
     duplicate = np.isin(alarms, comparison.candidates[reach, 0])
-    counted = np.concatenate([comparison.pairs[hits, 1], misses])
-    predictions = max(len(hits) + len(alarms), 1)
-    return LayerFigures(
-        pixel_iou=_pixel_iou(comparison),
-        duplicates=float(duplicate.sum() / predictions),
-        fragments=float(is_fragment[alarms[~duplicate]].sum() / predictions),
-        merged=_mean(is_merged[counted]),
+    others = alarms[~duplicate]
+    return Faults(alarms[duplicate], others[is_fragment[others]], is_merged)
+
+
+def seam_figures(comparison: Comparison) -> tuple[SeamFigures, ...]:
+    """Figures of what the edges of chips cross, and of the rest; none where they are not known."""
+    if comparison.chip_edges is None:
+        return ()
+    edges = shapely.STRtree(shapely.get_parts(comparison.chip_edges))
+    found, truth = (np.zeros(len(p), bool) for p in (comparison.found, comparison.truth))
+    found[edges.query(comparison.found, predicate="intersects")[0]] = True
+    truth[edges.query(comparison.truth, predicate="intersects")[0]] = True
+    faults = find_faults(comparison)
+    return (
+        _figures_of_some(comparison, faults, found, truth, crossed=True),
+        _figures_of_some(comparison, faults, ~found, ~truth, crossed=False),
+    )
+
+
+def _figures_of_some(
+    comparison: Comparison, faults: Faults, found: Bools, truth: Bools, *, crossed: bool
+) -> SeamFigures:
+    """Of some footprints (n,) and some truths (m,)."""
+    hits = comparison.hits()
+    found_hits, truth_hits = comparison.pairs[hits].T
+    alarms, misses = comparison.false_alarms(), comparison.misses()
+    recalled, right = int(truth[truth_hits].sum()), int(found[found_hits].sum())
+    truths, predictions = recalled + int(truth[misses].sum()), right + int(found[alarms].sum())
+    recall, precision = recalled / max(truths, 1), right / max(predictions, 1)
+    counted = np.concatenate([truth_hits, misses])
+    return SeamFigures(
+        crossed=crossed,
+        truths=truths,
+        predictions=predictions,
+        recall=recall,
+        precision=precision,
+        f1=2 * recall * precision / max(recall + precision, 1e-9),
+        matched_iou=_mean(comparison.ious[hits][truth[truth_hits]]),
+        duplicates=float(found[faults.duplicates].sum() / max(predictions, 1)),
+        fragments=float(found[faults.fragments].sum() / max(predictions, 1)),
+        merged=_mean(faults.is_merged[counted[truth[counted]]]),
     )
 
 
@@ -262,13 +323,10 @@ def confidence_figures(
         np.zeros(0, int) if precision is None else np.flatnonzero(curve.precision >= precision)
     )
     last = int(reaches[-1]) if len(reaches) else None
-    bins = reliability(comparison)
     return ConfidenceFigures(
         best_f1=float(curve.f1[best]),
         best_f1_from=float(curve.confidence[best]),
-        calibration_error=float(
-            np.average(np.abs(bins.confidence - bins.hit_share), weights=bins.count)
-        ),
+        calibration_error=calibration_error(*_counted(comparison)),
         asked_precision=precision,
         asked_precision_from=None if last is None else float(curve.confidence[last]),
         asked_precision_recall=None if last is None else float(curve.recall[last]),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 
 from footprints.errors import LayerError
+from footprints.stages import staged
 from footprints.vector.layer import COLUMNS, areas_m2, check_layer, reproject
 from footprints.vector.numbering import free_numbers
 from footprints.vector.read import read_layer
@@ -81,6 +82,7 @@ def merge_layers(
     return layer
 
 
+@staged("merging scenes")
 def merge_own_scenes(layer: GeoDataFrame) -> GeoDataFrame:
     """Settle what several scenes of one layer show, as `merge_layers` does.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say what is done.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say what is done, and when.")]
 Pixels = Annotated[
     bool,
     typer.Option(

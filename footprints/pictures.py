@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from geopandas import GeoDataFrame
     from matplotlib.axes import Axes
+    from matplotlib.path import Path as Outline
     from pyproj import CRS
 
 _STRETCH = (2, 98)
@@ -33,13 +34,13 @@ _GAP = 8
 """Pixels between panels."""
 _CONFIDENCE_RANGE = (0.3, 1.0)
 """Confidences at the two ends of the colours."""
-_FILL_OPACITY = 0.45
+FILL_OPACITY = 0.45
 """Of masks: what they cover stays to be seen."""
 _NAME_POINTS = 8.0
 """Size of the letters, 11 pixels at `_DPI`."""
 _NAME_MARGIN = 0.15
 """Around a name, as a share of the size of its letters."""
-_PALETTE = [colorsys.hsv_to_rgb(hue / 12, 0.9, value) for value in (1.0, 0.6) for hue in range(12)]
+PALETTE = [colorsys.hsv_to_rgb(hue / 12, 0.9, value) for value in (1.0, 0.6) for hue in range(12)]
 """Colours of classes."""
 _PALETTE_STEP = 7
 """To the next colour where one is taken: far away, and every colour's turn comes."""
@@ -110,7 +111,7 @@ def save_overlay(
     with open_scene(
         scene, bands=bands, nodata=nodata, crs=crs, pixels=pixels, collars=not pixels
     ) as raster:
-        layer = _in_frame_of(raster, layer)
+        layer = in_frame_of(raster, layer)
         picture = read_picture(raster, Window(0, 0, raster.width, raster.height), largest_side)
     height, width = picture.shape[:2]
     to_picture = Affine.scale(width / raster.width, height / raster.height) @ ~raster.transform
@@ -182,22 +183,28 @@ def stretch(
     """
     shown = _shown_bands(pixels)
     low, high = np.array(value_range[: len(shown)], dtype=np.float64).T[:, :, None, None]
-    return _as_picture((shown.astype(np.float64) - low) / np.maximum(high - low, 1e-12) * 255)
+    return _to_bytes((shown.astype(np.float64) - low) / np.maximum(high - low, 1e-12) * 255)
 
 
 def _shown_bands(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
     return pixels[:3] if len(pixels) >= 3 else pixels[:1]
 
 
-def _as_picture(bands: NDArray[np.generic]) -> NDArray[np.uint8]:
+def _to_bytes(bands: NDArray[np.generic]) -> NDArray[np.uint8]:
     picture = np.clip(bands, 0, 255).astype(np.uint8)
     return picture[0] if len(picture) == 1 else np.moveaxis(picture, 0, -1)
 
 
-def _in_frame_of(raster: Scene, layer: GeoDataFrame) -> GeoDataFrame:
-    """The layer in the CRS of the raster."""
+def in_frame_of(raster: Scene, layer: GeoDataFrame) -> GeoDataFrame:
+    """A layer in the CRS of a raster; in pixel coordinates only what was found in this one.
+
+    Raises:
+        LayerError: One of them has a CRS and the other has none.
+    """
     if raster.crs is None and layer.crs is None:
         # Pixel coordinates of another raster mean nothing in this one.
+        if "source" not in layer:
+            return layer
         return layer[layer["source"].isin((raster.name, raster.path))]
     if raster.crs is None or layer.crs is None:
         without = "the layer" if layer.crs is None else raster.name
@@ -215,10 +222,22 @@ def read_picture(raster: Scene, window: Window, largest_side: int) -> NDArray[np
     """
     shrink = max(1.0, max(window.width, window.height) / largest_side)
     shape = (max(1, round(window.height / shrink)), max(1, round(window.width / shrink)))
-    pixels, valid = raster.read(window, shape)
+    return as_picture(*raster.read(window, shape))
+
+
+def as_picture(pixels: NDArray[np.generic], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Pixels as (height, width, 3) or (height, width) bytes, white where there is no data.
+
+    Bytes are shown as they are, other values from their 2nd to their 98th percentile.
+
+    Args:
+        pixels: (bands, height, width); bands beyond the third are not shown, nor is the second of
+            two.
+        valid: (height, width), True = data.
+    """
     shown = _shown_bands(pixels)
-    if raster.dtype == "uint8" or not valid.any():
-        picture = _as_picture(shown)
+    if shown.dtype == np.uint8 or not valid.any():
+        picture = _to_bytes(shown)
     else:
         values = shown[:, valid].astype(np.float64)
         picture = stretch(shown, list(zip(*np.percentile(values, _STRETCH, axis=1), strict=True)))
@@ -297,21 +316,16 @@ def _draw_objects(
 ) -> None:
     """Mask, box, name and confidence of every object, the small ones on top of the large ones."""
     from matplotlib.patches import PathPatch, Rectangle
-    from matplotlib.path import Path as Outline
 
-    colours = _class_colours(classes)
+    colours = class_colours(classes)
     # Holes stay open where they run against their shell.
     polygons = shapely.orient_polygons(polygons)
     for layer, index in enumerate(np.argsort(-shapely.area(polygons), kind="stable")):
         colour = colours[classes[index]]
-        outline = Outline.make_compound_path(
-            *(
-                Outline(shapely.get_coordinates(ring), closed=True)
-                for ring in shapely.get_rings(polygons[index])
-            )
+        fill = (*colour, FILL_OPACITY)
+        axes.add_patch(
+            PathPatch(outline_path(polygons[index]), fc=fill, ec=colour, lw=1.2, zorder=2 + layer)
         )
-        fill = (*colour, _FILL_OPACITY)
-        axes.add_patch(PathPatch(outline, fc=fill, ec=colour, lw=1.2, zorder=2 + layer))
         x_min, y_min, x_max, y_max = shapely.bounds(polygons[index])
         size = x_max - x_min, y_max - y_min
         axes.add_patch(
@@ -324,6 +338,21 @@ def _draw_objects(
         _write_name(axes, corner, text, colours[classes[index]], 2 + len(polygons))
 
 
+def outline_path(polygon: shapely.Polygon) -> Outline:
+    """All rings of a polygon whose holes run against its shell, as one path."""
+    from matplotlib.path import Path as Outline
+
+    rings = shapely.get_rings(polygon)
+    return Outline.make_compound_path(
+        *(Outline(shapely.get_coordinates(ring), closed=True) for ring in rings)
+    )
+
+
+def text_colour(colour: Sequence[float]) -> str:
+    """Black or white, whichever is easier to read on a colour (red, green, blue from 0 to 1)."""
+    return "black" if np.dot(colour, (0.299, 0.587, 0.114)) >= _DARK_TEXT_FROM else "white"
+
+
 def _write_name(
     axes: Axes,
     corner: NDArray[np.float64],
@@ -332,13 +361,12 @@ def _write_name(
     zorder: int,
 ) -> None:
     """Write above the upper-left corner of a box, or as near to it as there is picture."""
-    luma = np.dot(colour, (0.299, 0.587, 0.114))
     label = axes.text(
         corner[0],
         corner[1],
         text,
         size=_NAME_POINTS,
-        color="black" if luma >= _DARK_TEXT_FROM else "white",
+        color=text_colour(colour),
         va="bottom",
         bbox={"boxstyle": f"square,pad={_NAME_MARGIN}", "fc": colour, "ec": "none"},
         zorder=zorder,
@@ -356,15 +384,15 @@ def _write_name(
     )
 
 
-def _class_colours(classes: Sequence[str]) -> dict[str, tuple[float, float, float]]:
+def class_colours(classes: Sequence[str]) -> dict[str, tuple[float, float, float]]:
     """Colours by class name, red, green and blue from 0 to 1.
 
     The name alone decides, so that pictures agree, unless another class has the colour already.
     """
     places: dict[str, int] = {}
     for name in sorted(set(classes)):
-        place = zlib.crc32(name.encode()) % len(_PALETTE)
-        while place in places.values() and len(places) < len(_PALETTE):
-            place = (place + _PALETTE_STEP) % len(_PALETTE)
+        place = zlib.crc32(name.encode()) % len(PALETTE)
+        while place in places.values() and len(places) < len(PALETTE):
+            place = (place + _PALETTE_STEP) % len(PALETTE)
         places[name] = place
-    return {name: _PALETTE[place] for name, place in places.items()}
+    return {name: PALETTE[place] for name, place in places.items()}

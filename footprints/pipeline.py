@@ -8,6 +8,7 @@ written
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 import warnings
@@ -26,13 +27,15 @@ from shapely import Geometry, Polygon
 
 from footprints.chip import ChipGrid, Detector
 from footprints.cluster import open_crew
-from footprints.detection import Looking, Measured, cover_scene, detect
+from footprints.detection import Looking, Measured, cover_scene, detect, fitting_batch
 from footprints.errors import ConfigError, OrientationWarning, RasterError, RunError
 from footprints.failures import SceneOutcome, Tally, failed_before
 from footprints.merging import merge_own_scenes
 from footprints.raster.listing import list_rasters
+from footprints.raster.opening import gdal_settings
 from footprints.raster.source import Scene, open_scene
 from footprints.rows import Cover
+from footprints.stages import staged
 from footprints.surveying import describe_asked, survey
 from footprints.vector.area import cut_layer, read_area
 from footprints.vector.detected import ChipRow, DetectedScene
@@ -51,7 +54,12 @@ from footprints.vector.merge import EVIDENCE_SHARE
 from footprints.vector.outlines import Footprints
 from footprints.vector.postgis import is_database
 from footprints.vector.read import GEOJSON_SUFFIXES
-from footprints.vector.scenes import attach_scenes, describe_scene, unite_seen
+from footprints.vector.scenes import (
+    attach_scenes,
+    describe_grid,
+    describe_scene,
+    unite_seen,
+)
 from footprints.vector.snapping import snap_vertices
 from footprints.vector.straighten import check_options, straighten
 from footprints.vector.streaming import merge_rows
@@ -62,8 +70,10 @@ if TYPE_CHECKING:
     import torch
     from distributed import Client
 
+logger = logging.getLogger(__name__)
+
 KEPT_CONFIDENCE = 0.05
-"""Layers can be made from a kept run down to this confidence: networks let out nothing below."""
+"""Layers can be made from a kept run down to this confidence: little below is a building."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +121,7 @@ def predict(
     simplify_m: float | None = None,
     chip_size: int | None = None,
     overlap: int | None = None,
-    batch_size: int = 2,
+    batch_size: int | None = None,
     bands: Sequence[int] | None = None,
     nodata: float | None = None,
     crs: str | CRS | None = None,
@@ -165,7 +175,9 @@ def predict(
             detector's own. Detectors of photographs see a picture whole, resized to their size;
             a chip size cuts it into chips of its own pixels instead.
         overlap: Pixels shared by neighbouring chips; None takes a quarter of the chip.
-        batch_size: Chips that go through the network together.
+        batch_size: Chips that go through the network together; None takes what fits a GPU's free
+            memory, and 2 on a CPU. Where memory runs out, it is halved. A run that goes on
+            (``resume``) takes over what was in force.
         bands: Bands to read, 1-based, repeats allowed; None takes the first ones.
         nodata: Value of pixels without data; goes before the one the raster declares.
         crs: CRS of the rasters; goes before the one they declare.
@@ -245,7 +257,7 @@ def predict(
     area = None if aoi is None else read_area(aoi)
     paths = list_rasters(scenes, asset=asset, allow_outside=allow_outside)
     _check_paths(paths)
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch size must be at least 1, got {batch_size}")
     if pixels and not (crs is None and wanted.crs is None):
         raise ConfigError("pixel coordinates have no CRS; use --pixels, or --crs and --out-crs")
@@ -295,6 +307,9 @@ def predict(
         tally=tally,
     )
     _warn_of_turned(measured)
+    logger.info("%s", gdal_settings())
+    if batch_size is None:
+        batch_size = fitting_batch(detector, measured)
     with ExitStack() as opened:
         journal = None
         if beside is not None:
@@ -310,6 +325,7 @@ def predict(
                     changed=changed,
                 )
             )
+            batch_size = journal.batch_size
         crew = opened.enter_context(
             open_crew(
                 cluster, detector, workers=workers, batch_size=batch_size, heard_from=heard_from
@@ -318,6 +334,7 @@ def predict(
         looking = Looking(detector, batch_size, threshold, heard_from, progress, journal, crew)
         found = opened.enter_context(closing(detect(measured, looking)))
         if keep is not None:
+            run.parameters["batch_size"] = batch_size
             found = opened.enter_context(closing(keep_scenes(found, run, Path(keep))))
         layer = _make_layer(found, run, wanted, tally)
         if journal is not None and tally.failures:
@@ -430,6 +447,7 @@ def _make_layer(
         with tally.watch(scene.number, scene.source):
             layer, chips = _scene_layer(scene, run, wanted, overlaps=may_overlap)
             layers.append(layer)
+            logger.info("%s: %d outlines, seams closed", scene.source, len(layer))
             tally.through(scene, layer, chips=chips, began=began)
         began = time.perf_counter()
     if not layers:
@@ -488,6 +506,7 @@ def _scene_layer(
             "simplify_m": wanted.simplify_m,
             "chip_size": fine.chips.size,
             "overlap": fine.chips.overlap,
+            "grid": describe_grid(fine.chips, fine.transform),
             "bands": scene.bands,
             "overlaps": overlaps,
             "tta": run.parameters.get("tta"),
@@ -497,6 +516,7 @@ def _scene_layer(
     return layer, chips
 
 
+@staged("merging")
 def _merge_scene(
     scene: DetectedScene, confidence: float, *, overlaps: bool
 ) -> tuple[Footprints, Geometry, int]:

@@ -62,6 +62,8 @@ class Prepared:
     """Chips of ground that is kept apart; none where nothing is."""
     spec: InputSpec
     """What chips look like."""
+    split: Split
+    """The ground that they are cut from."""
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -93,14 +95,14 @@ def prepare(config: RunConfig) -> Prepared:
     validation = ValidationChips(
         split.validation, chip_size=config.data.chip_size, gsd_m=config.data.gsd_m
     )
-    return Prepared(chips, validation, spec)
+    return Prepared(chips, validation, spec, split)
 
 
 def complete(config: RunConfig) -> RunConfig:
     """What a configuration leaves open of the network is as in the weights it starts from."""
     if config.train.start_from is None:
         return config
-    given = read_info(_start(config.train.start_from, config.data)).model
+    given = read_info(start_weights(config.train.start_from, config.data)).model
     model = _merge(given.model_dump(), config.model.model_dump(exclude_unset=True))
     return config.model_copy(
         update={"model": parse_config(ModelConfig, model, origin="model, with train.start_from")}
@@ -152,7 +154,7 @@ def _path(path: str, data: DataConfig) -> Path:
     return Path(data.root).expanduser() / path
 
 
-def _start(weights: str, data: DataConfig) -> Path:
+def start_weights(weights: str, data: DataConfig) -> Path:
     """The weights to start from: those that ship, by name, or a file."""
     return DEFAULT_WEIGHTS if weights == DEFAULT_WEIGHTS.stem else _path(weights, data)
 
@@ -205,7 +207,7 @@ def choose_scaling(
     bands = config.model.bands
     given = None
     if config.train.start_from is not None:
-        spec = read_info(_start(config.train.start_from, config.data)).input_spec
+        spec = read_info(start_weights(config.train.start_from, config.data)).input_spec
         given = spec.scaling if spec.dtype == dtype else None
     elif dtype == "uint8":
         given = trunk_scaling(config.model.backbone.name)
@@ -230,5 +232,5 @@ def make_network(config: RunConfig) -> MaskRCNN:
     torch.manual_seed(config.train.seed)
     model = MaskRCNN(config.model)
     if config.train.start_from is not None:
-        start_from(model, _start(config.train.start_from, config.data))
+        start_from(model, start_weights(config.train.start_from, config.data))
     return model.to(memory_format=torch.channels_last)

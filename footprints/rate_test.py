@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from footprints.config import RunConfig
 from footprints.data.dataset import collate
@@ -26,6 +25,7 @@ from footprints.model.allocator import keep_freed_memory
 from footprints.model.detector import choose_device, scale_pixels
 from footprints.pictures import check_picture
 from footprints.preparation import complete, make_network, prepare
+from footprints.progress import is_hidden, tqdm
 
 _SMOOTHING = 0.9
 """Weight of what came before in the moving average of the loss."""
@@ -45,6 +45,10 @@ class RateTest:
     """(n,) smoothed loss of the same step, before it was taken."""
     suggestion: float | None
     """Rate at which the loss falls most steeply; None where it never fell."""
+
+    def _repr_png_(self) -> bytes:
+        # A notebook shows the curve.
+        return _draw(self)
 
 
 def lr_find(
@@ -114,7 +118,7 @@ def _descend(config: RunConfig, rates: NDArray[np.float64], *, progress: bool) -
         collate_fn=collate,
     )
     losses: list[float] = []
-    bar = tqdm(batches, desc="rate test", unit="step", disable=None if progress else True)
+    bar = tqdm(batches, desc="rate test", unit="step", disable=is_hidden(progress=progress))
     for rate, batch in zip(rates, bar, strict=True):
         scalings = [prepared.spec.scaling] * len(batch)
         images = scale_pixels(batch.pixels, batch.valid, scalings, device)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from footprints.charts import bar_chart, cell_map, unit_chart
 from footprints.chip import Window
 from footprints.errors import LayerError, OutputError
-from footprints.figures import Figures, suggest, tabulate, tabulate_sizes
+from footprints.figures import Figures, suggest, tabulate, tabulate_seams, tabulate_sizes
 from footprints.files import check_place, write_whole
 from footprints.measuring import Comparison, confidence_curve, reliability
 from footprints.pictures import read_picture
@@ -38,15 +38,18 @@ _STYLES = {
 }
 """Colour and dashes of each kind of outline."""
 _HEAD = """<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:;
 style-src 'unsafe-inline'"><title>Footprints against the truth</title><style>
 body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;margin:2rem auto;
 max-width:64rem;padding:0 1rem}
-svg{max-width:100%}
+svg{max-width:100%;height:auto}
+.wide{overflow-x:auto;max-width:100%}.wide svg{max-width:none}
 table{border-collapse:collapse;margin:.5rem 0}caption{text-align:left;font-weight:600}
 th,td{padding:.15rem .8rem .15rem 0;text-align:right;border-bottom:1px solid #ccc}
-th:first-child,td:first-child{text-align:left}
-.row{display:flex;flex-wrap:wrap;gap:1.5rem;align-items:flex-start}figure{margin:0}
+th:first-child,td:first-child{text-align:left;white-space:nowrap}
+.row{display:flex;flex-wrap:wrap;gap:1.5rem;align-items:flex-start}
+figure{margin:0;max-width:100%}
 .key{background:#222;color:#fff;padding:.3rem .6rem;display:inline-block}
 </style></head><body>"""
 
@@ -101,7 +104,8 @@ def write_report(
         _table("classes", classes[1:], classes[0]) if classes else "",
         "<h2>By size</h2>",
         _table("", sizes, head),
-        _size_chart(measured),
+        _wide(_size_chart(measured)),
+        *_seams(measured),
         "<h2>Confidence</h2>",
         _confidence_charts(compared, measured),
         "<h2>F1 by place</h2>",
@@ -115,7 +119,19 @@ def write_report(
 def _table(caption: str, rows: Iterable[Sequence[str]], head: Sequence[str] | None = None) -> str:
     heads = "" if head is None else f"<thead>{_row(head, 'th')}</thead>"
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f"<table>{title}{heads}<tbody>{''.join(_row(row, 'td') for row in rows)}</tbody></table>"
+    body = "".join(_row(row, "td") for row in rows)
+    return _wide(f"<table>{title}{heads}<tbody>{body}</tbody></table>")
+
+
+def _wide(content: str) -> str:
+    """In narrow windows, what is wide scrolls by itself: shrunk, it could not be read."""
+    return f'<div class="wide">{content}</div>'
+
+
+def _seams(measured: Figures) -> list[str]:
+    """The table at and off the edges of chips, where there is one."""
+    rows = tabulate_seams(measured)
+    return ["<h2>At the edges of chips</h2>", _table("", rows[1:], rows[0])] if rows else []
 
 
 def _row(cells: Iterable[str], tag: str) -> str:
@@ -172,7 +188,7 @@ def _map(compared: Comparison) -> str:
     total = twice + counts["miss"] + counts["false alarm"]
     f1 = np.divide(twice, total, out=np.full(total.shape, np.nan), where=total > 0)
     unit = "px" if compared.crs is None else "m"
-    return _figure(f"Cells of {side_m:,.0f} {unit}, y upwards", cell_map(f1))
+    return _figure(f"Cells of {side_m:,.0f} {unit}, y upwards", _wide(cell_map(f1)))
 
 
 def _kinds(compared: Comparison) -> Mapping[str, Polygons]:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
 
-from footprints.chip import Chip, InputSpec, Instances, Window
+from footprints.chip import InputSpec, Instances
 from footprints.config import RunConfig, load_config
 from footprints.data.dataset import collate
 from footprints.data.targets import Sample
@@ -23,7 +22,7 @@ from footprints.files import check_place, write_whole
 from footprints.model.detector import NetworkDetector, load_detector
 from footprints.pictures import Panel, check_picture, draw_panels, stretch
 from footprints.preparation import CONFIG, WEIGHTS, Prepared, complete, prepare
-from footprints.validation import true_instances
+from footprints.validation import as_chip, true_instances
 from footprints.vector.trace import trace
 
 _PALE = 0.6
@@ -135,19 +134,10 @@ def _validation_rows(
         picture = _picture(sample, prepared.spec)
         panels = [_panel(picture, true_instances(collate([sample]), 0), config)]
         if detector is not None:
-            (found,) = detector([_chip(sample, detector.input_spec)])
+            (found,) = detector([as_chip(sample, detector.input_spec.scaling)])
             sure = found.take(np.flatnonzero(found.scores >= detector.confidence))
             panels.append(_panel(picture, sure, config))
         yield _Row(f"validation_{number:02d}", panels)
-
-
-def _chip(sample: Sample, spec: InputSpec) -> Chip:
-    """A sample as prediction sees it, at no place of the ground."""
-    height, width = sample.valid.shape
-    window = Window(0, 0, width, height)
-    return Chip(
-        sample.pixels, sample.valid, spec.scaling, window, Affine.identity(), None, sample.origin
-    )
 
 
 def _picture(sample: Sample, spec: InputSpec) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from pyproj import CRS
 
 from footprints.chip import Detector
 from footprints.cluster import open_crew
-from footprints.detection import Looking, cover_scene, detect
+from footprints.detection import Looking, cover_scene, detect, fitting_batch
 from footprints.errors import ConfigError
 from footprints.failures import Tally
 from footprints.raster.listing import list_rasters
@@ -44,7 +44,7 @@ def predict_iter(
     min_area_m2: float = 4.0,
     chip_size: int | None = None,
     overlap: int | None = None,
-    batch_size: int = 2,
+    batch_size: int | None = None,
     bands: Sequence[int] | None = None,
     nodata: float | None = None,
     crs: str | CRS | None = None,
@@ -96,7 +96,7 @@ def predict_iter(
     Raises:
         FootprintsError: As `predict`, when the first chunk is asked for or the one concerned.
     """
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch size must be at least 1, got {batch_size}")
     if detector is None:
         from footprints.model.detector import load_detector
@@ -121,6 +121,8 @@ def predict_iter(
         area=None,
         tally=Tally(paths),
     )
+    if batch_size is None:
+        batch_size = fitting_batch(detector, measured)
     with ExitStack() as opened:
         crew = opened.enter_context(
             open_crew(

@@ -22,7 +22,7 @@ from footprints.failures import Tally
 from footprints.raster.source import Scene
 from footprints.rows import Cover
 from footprints.vector.area import Area, chips_near
-from footprints.vector.journal import MEASURED, Asked
+from footprints.vector.journal import BATCH_SIZE, MEASURED, Asked
 
 
 def survey(
@@ -97,7 +97,7 @@ def describe_asked(
         "version of footprints": version("building-footprints"),
         "model": detector.name,
         "digest of the weights": detector.digest,
-        "batch size": batch_size,
+        BATCH_SIZE: batch_size,
         "least confidence kept": heard_from,
         "area of interest": None if area is None else area.digest,
     }

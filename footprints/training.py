@@ -1,17 +1,18 @@
 """Labels and scenes to weights: the training loop.
 
 A run lives in one folder: ``config.yaml`` (resolved), ``metrics.csv`` (a row per epoch),
-``last.ckpt`` (to resume from) and ``weights.safetensors`` (to predict with, after every epoch).
+``last.ckpt`` (to resume from), ``weights.safetensors`` (to predict with, after every epoch), and in
+the end ``weights.md`` and ``weights.json`` (what these weights are: a model card and a STAC item).
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import multiprocessing
 import os
 import threading
 import warnings
-from importlib.metadata import version
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
 
-from footprints.chip import InputSpec
+from footprints.card import write_card
 from footprints.config import (
     RunConfig,
     load_config,
@@ -49,6 +50,7 @@ from footprints.preparation import (
     make_network,
     prepare,
 )
+from footprints.provenance import describe_training
 
 
 def train(
@@ -79,7 +81,14 @@ def train(
     prepared = prepare(config)
     chips, validation, spec = prepared.chips, prepared.validation, prepared.spec
     task = DetectionTask(make_network(config), config, spec)
-    trainer = _trainer(config, folder, spec, progress=progress)
+    info = WeightsInfo(
+        name=config.name,
+        model=config.model,
+        input_spec=spec,
+        training=describe_training(config, prepared.split),
+    )
+    _hush_lightning()
+    trainer = _trainer(config, folder, info, progress=progress)
     _check_counts(config, len(validation), trainer.world_size)
     if trainer.is_global_zero:
         _write_config(folder, config)
@@ -97,7 +106,15 @@ def train(
         except SystemExit as err:
             # How Lightning ends what was interrupted: it would end a caller's program, too.
             raise KeyboardInterrupt from err
+    if trainer.is_global_zero:
+        write_card(folder / WEIGHTS)
     return folder / WEIGHTS
+
+
+def _hush_lightning() -> None:
+    """Hear Lightning from where on we are heard: by itself it tells everybody of its settings."""
+    level = logging.getLogger("footprints").getEffectiveLevel()
+    logging.getLogger("lightning.pytorch").setLevel(level)
 
 
 def is_first_process() -> bool:
@@ -202,11 +219,8 @@ def _forkserver() -> BaseContext:
 
 
 def _trainer(
-    config: RunConfig, folder: Path, spec: InputSpec, *, progress: bool
+    config: RunConfig, folder: Path, info: WeightsInfo, *, progress: bool
 ) -> lightning.Trainer:
-    info = WeightsInfo(
-        name=config.name, model=config.model, input_spec=spec, training=_provenance(config)
-    )
     callbacks: list[Callback] = [
         WriteWeights(folder / WEIGHTS, folder / METRICS, info, config.train.patience),
         ModelCheckpoint(
@@ -262,17 +276,3 @@ def _logger(folder: Path) -> Logger:
     from lightning.pytorch.loggers import TensorBoardLogger
 
     return TensorBoardLogger(folder, name=None, version="tensorboard")
-
-
-def _provenance(config: RunConfig) -> dict[str, Any]:
-    """What the weights say of their training."""
-    return {
-        "data": [
-            {"images": list(s.images), "labels": s.labels or s.coco, "attribution": s.attribution}
-            for s in config.data.scenes
-        ],
-        "seed": config.train.seed,
-        "epochs": config.train.epochs,
-        "chips_per_epoch": config.data.chips_per_epoch,
-        "version": version("building-footprints"),
-    }

@@ -8,11 +8,19 @@ from typing import NamedTuple
 import numpy as np
 import shapely
 import torch
+from affine import Affine
 from numpy.typing import NDArray
 from torch import Tensor
 
-from footprints.chip import Instances, MaskGroup
+from footprints.calibration import (
+    Calibration,
+    calibration_error,
+    error_elsewhere,
+    fit_calibration,
+)
+from footprints.chip import Chip, Instances, MaskGroup, Scaling, Window
 from footprints.data.dataset import Batch
+from footprints.data.targets import Sample
 from footprints.evaluation import match
 from footprints.model.boxes import ignore_unlabelled
 from footprints.precision import (
@@ -152,6 +160,26 @@ def choose_confidence(
     return round(float(scores[order[at]]), 3), reach
 
 
+def calibration_of(judged: Sequence[Judged]) -> tuple[Calibration | None, dict[str, float]]:
+    """The map from scores to probabilities, and how far off both are.
+
+    Args:
+        judged: Detections of every chip.
+
+    Returns:
+        The map, None where detections are too few, and the errors by name: that of the scores, and
+        that of what half of the chips makes of the scores of the other half.
+    """
+    scores = np.concatenate([chip.scores for chip in judged])
+    hits = np.concatenate([chip.hits for chip in judged])
+    errors = {"val_score_error": calibration_error(scores, hits)}
+    # Every other chip: they share next to no ground, and each half has chips of all scenes.
+    halves = np.repeat(np.arange(len(judged)) % 2 == 0, [len(chip.scores) for chip in judged])
+    if (error := error_elsewhere(scores, hits, halves)) is not None:
+        errors["val_calibrated_error"] = error
+    return fit_calibration(scores, hits), errors
+
+
 def ratios(name: str, hits: NDArray[np.bool_], true_count: int) -> dict[str, float]:
     """Precision, recall and F1 of detections; 0 where there is nothing to count.
 
@@ -166,6 +194,15 @@ def ratios(name: str, hits: NDArray[np.bool_], true_count: int) -> dict[str, flo
         f"{name}_recall": found / max(true_count, 1),
         f"{name}_f1": 2 * found / max(len(hits) + true_count, 1),
     }
+
+
+def as_chip(sample: Sample, scaling: Scaling) -> Chip:
+    """A sample as prediction sees it, at no place of the ground."""
+    height, width = sample.valid.shape
+    window = Window(0, 0, width, height)
+    return Chip(
+        sample.pixels, sample.valid, scaling, window, Affine.identity(), None, sample.origin
+    )
 
 
 def true_instances(batch: Batch, image: int) -> Instances:

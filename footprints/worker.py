@@ -135,8 +135,13 @@ class Station(WorkerPlugin):  # type: ignore[misc]
                 batch_size=self._batch_size,
                 heard_from=self._heard_from,
                 count=seen.append,
+                shrunk=self._shrink,
             )
             return Shown(list(rows), sum(seen), tuple(cover.faults or ()))
+
+    def _shrink(self, batch_size: int) -> None:
+        """What was too much for this worker's memory once would be again."""
+        self._batch_size = batch_size
 
     @cached_property
     def _detector(self) -> Detector:

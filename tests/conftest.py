@@ -1,14 +1,23 @@
 """Fixtures shared by all tests."""
 
+from __future__ import annotations
+
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 settings.register_profile("footprints", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("footprints")
 
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 ROOT = Path(__file__).parent.parent
 
 
@@ -29,3 +38,19 @@ def golden() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no reference outputs in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """A browser that draws in software, or a skip that says how to get one."""
+    program = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if program is None:
+        pytest.skip(f"no browser found ({', '.join(CHROMIUM)}); apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    # Without a GPU WebGL is drawn by SwiftShader, which has to be asked for.
+    options = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=options)
+        yield browser
+        browser.close()

@@ -5,7 +5,6 @@ import os
 import resource
 import shutil
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 
 import geopandas as gpd
@@ -56,17 +55,21 @@ def detector(**changes: object) -> Tired:
     return Tired(TOWNS, **changes)
 
 
+def write_scenes(folder: Path) -> list[Path]:
+    return [write_scene(folder / name, number) for number, name in enumerate(NAMES)]
+
+
 @pytest.fixture
 def scenes(tmp_path: Path) -> list[Path]:
-    return [write_scene(tmp_path / name, number) for number, name in enumerate(NAMES)]
+    return write_scenes(tmp_path)
 
 
-@pytest.fixture
-def whole(scenes: Sequence[Path], tmp_path: Path) -> bytes:
-    """The file of a run where nothing fails."""
-    output = tmp_path / "whole" / "towns.gpkg"
-    output.parent.mkdir()
-    fp.predict(scenes, output=output, detector=detector(), **GRID)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> bytes:
+    """The file of a run where nothing fails, wherever its scenes lie."""
+    folder = tmp_path_factory.mktemp("whole")
+    output = folder / "towns.gpkg"
+    fp.predict(write_scenes(folder), output=output, detector=detector(), **GRID)
     return output.read_bytes()
 
 

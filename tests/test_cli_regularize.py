@@ -109,3 +109,14 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(folder, arguments, words)
     assert line.startswith("footprints: ")
     assert all(word in line for word in words), line
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_parts_of_a_multipolygon_share_an_id_and_the_user_is_told(folder):
+    layer = gpd.read_file("in.gpkg")
+    parts = shapely.union_all(layer.geometry[:2])
+    doubled = gpd.GeoDataFrame({"id": [7, 8]}, geometry=[parts, layer.geometry[2]], crs=layer.crs)
+    doubled.to_file("parts.gpkg")
+    result = run("parts.gpkg", "-o", "out.gpkg")
+    assert result.exit_code == 0, result.stderr
+    assert "warning: 1 rows repeat the id of another one" in result.stderr
+    assert gpd.read_file("out.gpkg")["id"].tolist() == [7, 7, 8]

@@ -285,13 +285,18 @@ def test_a_confidence_out_of_range_is_refused(confidence: float) -> None:
     ("column", "message"),
     [
         pytest.param(None, "no column confidence to filter by", id="missing"),
-        pytest.param(["high"], "must hold numbers", id="text"),
+        pytest.param(["high"], "must hold numbers from 0 to 1, got 'high'; rename", id="text"),
         pytest.param([np.nan], "empty in 1 rows", id="empty"),
     ],
 )
 def test_confidences_that_cannot_be_used_are_refused(column: list | None, message: str) -> None:
     with pytest.raises(LayerError, match=message):
         evaluate(layer_of(square(0), confidence=column), layer_of(square(0)), confidence=0.5)
+
+
+def test_confidences_may_be_numbers_in_text() -> None:
+    found = layer_of(square(0), square(20), confidence=["0.9", "0.2"])
+    assert evaluate(found, layer_of(square(0)), confidence=0.5).precision == 1
 
 
 def test_the_report_is_a_small_table_and_a_dictionary() -> None:

@@ -5,12 +5,15 @@ import json
 import numpy as np
 import pytest
 import shapely
+from affine import Affine
 from geopandas import GeoDataFrame
-from shapely import box
+from shapely import MultiPolygon, box
 
+from footprints.chip import ChipGrid
 from footprints.errors import ConfigError
 from footprints.evaluation import evaluate
-from footprints.vector.scenes import SceneRecord, attach_scenes
+from footprints.figures import tabulate_seams
+from footprints.vector.scenes import SceneRecord, attach_scenes, describe_grid, describe_scene
 
 X, Y = 500_000, 3_000_000
 
@@ -196,3 +199,63 @@ def test_empty_layers_have_figures_that_json_can_hold(predicted, truth):
 def test_numbers_out_of_range_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         evaluate(ROW, ROW, full=True, **options)
+
+
+def with_chips(layer: GeoDataFrame) -> GeoDataFrame:
+    """The layer as of a scene of two chips of 64 m side by side, which share 20 m."""
+    grid = describe_grid(ChipGrid(64, 108, 64, 20), Affine(1, 0, X, 0, -1, Y + 40))
+    layer = layer.copy()
+    record = describe_scene(
+        "a.tif",
+        "m",
+        MultiPolygon([box(0, 0, 108, 64)]),
+        Affine(1, 0, X, 0, -1, Y + 40),
+        layer.crs,
+        pixel_m=1.0,
+        parameters={"grid": grid},
+    )
+    attach_scenes(layer, [record])
+    return layer
+
+
+def test_what_the_edges_of_chips_cross_has_figures_of_its_own():
+    # Chips end 44 m and 64 m east of the corner.
+    truth = layer_of(house(0), house(20), house(40), house(60), house(80), house(94))
+    predicted = with_chips(
+        layer_of(
+            house(0),
+            *(house(40, 6), house(46, 4)),  # cut in two: a match and a fragment
+            *(house(60), house(61)),  # found twice
+            house(94),
+            confidence=[0.9, 0.8, 0.7, 0.9, 0.8, 0.9],
+        )
+    )
+    measured = figures_of(predicted, truth)
+    crossed, elsewhere = measured.by_seam
+    assert (crossed.crossed, elsewhere.crossed) == (True, False)
+    assert (crossed.truths, elsewhere.truths) == (2, 4)
+    assert (crossed.predictions, elsewhere.predictions) == (3, 3)
+    assert (crossed.recall, crossed.precision) == (1, pytest.approx(2 / 3))
+    assert (elsewhere.recall, elsewhere.precision) == (0.5, pytest.approx(2 / 3))
+    assert crossed.f1 == pytest.approx(0.8)
+    assert (crossed.duplicates, elsewhere.duplicates) == (pytest.approx(1 / 3), 0)
+    assert (crossed.fragments, elsewhere.fragments) == (0, pytest.approx(1 / 3))
+    assert measured.layer.duplicates == pytest.approx(1 / 6)
+    table = tabulate_seams(measured)
+    assert [row[0] for row in table] == ["chip edges", "crossed by one", "elsewhere"]
+    assert "crossed by one" in str(evaluate(predicted, truth, full=True))
+
+
+def test_the_edges_of_chips_are_found_in_another_crs():
+    truth = layer_of(house(40), house(80))
+    predicted = with_chips(layer_of(house(40), house(80), confidence=[0.9, 0.8]))
+    crossed, elsewhere = figures_of(predicted, truth.to_crs("EPSG:4326")).by_seam
+    assert (crossed.truths, elsewhere.truths) == (1, 1)
+
+
+def test_a_layer_that_does_not_tell_its_chips_has_no_figures_of_their_edges():
+    measured = figures_of(ROW, ROW)
+    assert measured.by_seam == ()
+    assert tabulate_seams(measured) == []
+    grid = describe_grid(ChipGrid(50, 50, 64, 20), Affine.identity())
+    assert grid["columns"] == [[0, 50]]

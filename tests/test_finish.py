@@ -262,10 +262,10 @@ def test_no_run_is_there_when_it_fails(scene, tmp_path):
     class Failing(KnownBuildings):
         def __call__(self, chips: list[Chip]) -> list[Instances]:
             if chips[0].window.y > 100:
-                raise MemoryError
+                raise EOFError
             return super().__call__(chips)
 
-    with pytest.raises(MemoryError):
+    with pytest.raises(EOFError):
         fp.predict(scene, detector=Failing([]), keep=tmp_path / "run", **GRID)
     assert list(tmp_path.iterdir()) == [tmp_path / ".run.unfinished"]
 

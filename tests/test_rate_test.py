@@ -1,5 +1,6 @@
 """The learning-rate range test: its curve, its suggestion and what it leaves alone."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ def test_rates_grow_by_one_factor_and_the_loss_is_watched(config_file):
     found = fp.lr_find(config, lowest=1e-6, highest=1e-2, steps=10, progress=False)
     np.testing.assert_allclose(found.rates, np.geomspace(1e-6, 1e-2, 10))
     assert found.losses.shape == (10,)
+    assert imread(io.BytesIO(found._repr_png_())).size, "what notebooks show"
     assert np.isfinite(found.losses).all()
     again = fp.lr_find(config, lowest=1e-6, highest=1e-2, steps=10, progress=False)
     np.testing.assert_array_equal(again.losses, found.losses)

@@ -224,3 +224,25 @@ def test_a_photograph_in_pixel_coordinates_is_shown_too(tmp_path):
     shown = imread(BytesIO(base64.b64decode(page.addresses[0].partition(",")[2])))
     assert shown.shape[:2] == (60, 80)
     assert_allclose(shown[..., 0] * 255, 90, atol=0.5)
+
+
+@pytest.mark.parametrize("width", [400, 1200])
+def test_a_browser_shows_all_of_the_report_at_any_width(chromium, tmp_path, scene, width):
+    fp.evaluate(PREDICTED, TRUTH, html=tmp_path / "r.html", scene=scene)
+    page = chromium.new_page(viewport={"width": width, "height": 800})
+    page.set_default_timeout(60_000)
+    problems = []
+    page.on("console", lambda line: problems.append(line.text))
+    page.goto((tmp_path / "r.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    shapes = page.evaluate(
+        """[...document.querySelectorAll("svg[viewBox]")].map((svg) => [
+             svg.clientWidth / svg.clientHeight,
+             svg.viewBox.baseVal.width / svg.viewBox.baseVal.height,
+           ])"""
+    )
+    assert len(shapes) > 4
+    for shown, drawn in shapes:
+        assert shown == pytest.approx(drawn, rel=0.03)
+    assert not problems
+    page.close()

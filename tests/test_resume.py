@@ -137,7 +137,6 @@ def test_unfinished_work_is_not_thrown_away_unasked(scene, cut_short):
     [
         ({"confidence": 0.3}, "least confidence kept was 0.[0-9]+, is 0.[0-9]+"),
         ({"chip_size": 128}, "chip size of scene 1 was 96, is 128"),
-        ({"batch_size": 3}, "batch size was 2, is 3"),
         ({"detector": tired(digest="other")}, "digest of the weights was known, is other"),
         ({"nodata": 7}, "nodata of scene 1 was .*, is "),
     ],

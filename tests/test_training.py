@@ -21,6 +21,7 @@ import rasterio
 import shapely
 import torch
 from labelled_scenes import make_scene, paint, write_image
+from rasterio.warp import transform_bounds
 from safetensors.torch import load_file
 from tiny_network import tiny_config, tiny_network
 from tiny_run import SIDE, write_tiny_run
@@ -74,6 +75,8 @@ def test_a_run_leaves_its_configuration_figures_checkpoint_and_weights(run, conf
         "config.yaml",
         "last.ckpt",
         "metrics.csv",
+        "weights.json",
+        "weights.md",
         "weights.safetensors",
     ]
     assert load_config(run / "config.yaml") == load_config(config_file)
@@ -93,6 +96,16 @@ def test_weights_say_how_they_were_trained_and_predict(run, scene):
     info = read_info(run / "weights.safetensors")
     assert info.name == "tiny"
     assert info.training["data"][0]["attribution"] == "ours"
+    assert info.training["buildings"]["training"] > info.training["buildings"]["validation"] > 0
+    assert 0 <= info.training["validation"]["val_score_error"] <= 1
+    trained, validated = (
+        shapely.geometry.shape(info.training["areas"][use]) for use in ("training", "validation")
+    )
+    with rasterio.open(scene / "scene.tif") as raster:
+        place = shapely.box(*transform_bounds(raster.crs, "EPSG:4326", *raster.bounds))
+    assert trained.within(place.buffer(1e-5))
+    assert trained.area + validated.area == pytest.approx(place.area, rel=0.35)
+    assert trained.intersection(validated).area < 1e-3 * validated.area
     assert info.input_spec.gsd_m == 0.5
     assert info.input_spec.value_range == ((50, 200),) * 3
     detector = load_detector(run / "weights.safetensors", device="cpu")

@@ -2,7 +2,8 @@
 
 Geometry is an affine that moves pixels and polygons alike, so that targets are rasterised after
 augmentation and never resampled; pixels are only where a chip is tilted. Colour is one linear map
-over the bands, a gamma, a slight blur and noise, in units of the training imagery's value range.
+over the bands, a gamma, a slight blur and noise, in units of the training imagery's value range;
+`footprints.data.effects` has what befalls imagery besides.
 """
 
 from __future__ import annotations
@@ -17,8 +18,15 @@ import torch.nn.functional as F
 from affine import Affine
 from numpy.typing import NDArray
 
+from footprints.data.effects import add_haze, cast_shadow, compress, drop_band
+
 Range = tuple[float, float]
 T = TypeVar("T", bound=np.generic)
+
+
+_BYTE = (0.0, 255.0)
+"""Limits of 8-bit pixels."""
+_EFFECTS = ("hazy", "shadowed", "band_dropped", "compressed")
 
 
 class Orientation(NamedTuple):
@@ -127,10 +135,21 @@ class Augmentation:
     """Largest standard deviation of noise, as a share of the value range."""
     noisy: float = 0.3
     """Share of chips with noise."""
+    hazy: float = 0.0
+    """Share of chips seen through haze."""
+    shadowed: float = 0.0
+    """Share of chips on a part of which a cloud's shadow lies."""
+    band_dropped: float = 0.0
+    """Share of chips of which one band, if there are several, shows nothing: for sensors whose
+    bands differ from scene to scene."""
+    compressed: float = 0.0
+    """Share of chips that went through JPEG; 8-bit imagery only."""
+    pasted: float = 0.0
+    """Share of chips onto which buildings of another place are pasted, over what stands there."""
 
     def with_colour(self, strength: float) -> Augmentation:
         """The same, with all changes of colour and sharpness this many times as strong."""
-        shares = ("thinned", "blur", "sharpen", "noisy")
+        shares = ("thinned", "blur", "sharpen", "noisy", *_EFFECTS)
         bounds = ("brightness", "contrast", "saturation", "hue", "band_gain", "gamma", "noise")
         return replace(
             self,
@@ -155,9 +174,21 @@ class Augmentation:
             return LEVEL
         return Tilt(float(rng.uniform(-45, 45)))
 
+    def draw_pasted(self, rng: np.random.Generator) -> bool:
+        """Whether buildings of another place are pasted."""
+        return _happens(self.pasted, rng)
+
     def draw_thinned(self, rng: np.random.Generator) -> bool:
         """Whether a cut of finer imagery is thinned out."""
         return bool(rng.random() < self.thinned)
+
+
+def _happens(share: float, rng: np.random.Generator) -> bool:
+    """Whether what befalls a share of the chips befalls this one.
+
+    What is off draws nothing: chips are what they were before there was such a thing.
+    """
+    return share > 0 and bool(rng.random() < share)
 
 
 def jitter_colours(
@@ -193,6 +224,10 @@ def jitter_colours(
     exponent = (1 + augmentation.gamma) ** rng.uniform(-1, 1)
     np.power(np.maximum(flat, 0, out=flat), np.float32(exponent), out=flat)
     image = flat.reshape(bands, height, width)
+    if _happens(augmentation.hazy, rng):
+        image = add_haze(image, rng)
+    if _happens(augmentation.shadowed, rng):
+        image = cast_shadow(image, rng)
     if rng.random() < augmentation.blur:
         image = _weigh_neighbours(image, np.float32(rng.uniform(0.05, 0.25)))
     elif rng.random() < augmentation.sharpen:
@@ -200,9 +235,13 @@ def jitter_colours(
     if rng.random() < augmentation.noisy:
         deviation = np.float32(rng.uniform(0, augmentation.noise))
         image = image + deviation * rng.standard_normal(image.shape, dtype=np.float32)
+    if _happens(augmentation.band_dropped, rng):
+        image = drop_band(image, rng)
     changed: NDArray[np.float32] = image * span[:, None, None] + low[:, None, None]
     if limits is not None:
         np.clip(changed, *limits, out=changed)
+    if limits == _BYTE and _happens(augmentation.compressed, rng):
+        changed = compress(changed, rng)
     changed *= valid
     return changed
 

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,9 @@ from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from shapely import GeometryType
-from tqdm import tqdm
 
 from footprints.chip import Window
+from footprints.config import load_class_map
 from footprints.data.coco import to_segmentation
 from footprints.data.labels import (
     LEFT_OUT,
@@ -50,7 +49,9 @@ from footprints.data.targets import (
     tile_window,
     visible_parts,
 )
-from footprints.errors import LayerError, OutputError
+from footprints.errors import ConfigError, LayerError, OutputError
+from footprints.files import making_beside, put_folder
+from footprints.progress import is_hidden, tqdm
 from footprints.raster.source import Scene
 from footprints.vector.affine import apply_affine
 from footprints.vector.classes import read_values
@@ -82,6 +83,7 @@ def write_chips(
     nodata: float | None = None,
     aoi: str | Path | None = None,
     class_column: str | None = None,
+    class_map: Mapping[Any, str | None] | str | Path | None = None,
     validation_share: float = 0.1,
     seed: int = 0,
     overwrite: bool = False,
@@ -102,6 +104,8 @@ def write_chips(
         nodata: Overrides the raster's nodata value.
         aoi: Polygon layer of the areas in which labels are complete: chips beside it are left out.
         class_column: Column with the class; None: all are ``building``.
+        class_map: Values of that column to classes, or to None, which makes crowds of them; a
+            mapping or a YAML file of one. Values that are not in it are classes.
         validation_share: Share of the buildings on ground that validates, chosen by place; chips
             that train keep 8 px away from it.
         seed: Chooses that ground.
@@ -114,6 +118,7 @@ def write_chips(
         the first scene.
 
     Raises:
+        ConfigError: The class map is none, or there is no class column whose values it maps.
         OutputError: The folder exists or cannot be written; what existed is then as it was.
         LayerError: As `read_training_scene`, or no chip has data and labels.
         RasterError: A scene is missing, unreadable or without georeference.
@@ -122,15 +127,19 @@ def write_chips(
     """
     folder = Path(output)
     _check_folder(folder, overwrite=overwrite)
+    if class_map is not None and class_column is None:
+        raise ConfigError("a class map needs the class field whose values it maps")
+    known = load_class_map({} if class_map is None else class_map)
     scene = TrainingScene(
         images=images,
         labels=labels,
         aoi=aoi,
         class_column=class_column,
+        class_map=known,
         bands=None if bands is None else tuple(bands),
         nodata=nodata,
     )
-    classes = _class_names(labels, class_column)
+    classes = _class_names(labels, class_column, known)
     scenes = read_training_scene(scene, classes=classes)
     split = split_by_place(
         [scenes],
@@ -141,18 +150,15 @@ def write_chips(
     )
     cuts = _lay_out(split, chip_size, gsd_m, overlap)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
-            unfinished = Path(beside, "chips")
+        with making_beside(folder) as unfinished:
             writer = _Writer(unfinished, classes)
-            shown = tqdm(cuts, unit="chip", disable=None if progress else True)
+            shown = tqdm(cuts, unit="chip", disable=is_hidden(progress=progress))
             for image, some in groupby(shown, key=lambda pair: pair[0].image):
                 with image.open() as raster:
                     for cut, where in some:
                         writer.write(cut, where, raster)
             index = writer.finish(str(labels))
-            if folder.exists():
-                folder.rename(Path(beside, "old"))
-            unfinished.rename(folder)
+            put_folder(unfinished, folder)
     except (OSError, RasterioError) as err:
         raise OutputError(f"cannot write chips to {folder}: {err}; is the disk full?") from err
     return index
@@ -175,8 +181,10 @@ def _check_folder(folder: Path, *, overwrite: bool) -> None:
         raise OutputError(f"folder of the chips is not writable: {folder.parent}")
 
 
-def _class_names(labels: str | Path, column: str | None) -> tuple[str, ...]:
-    """The values of a column, in order."""
+def _class_names(
+    labels: str | Path, column: str | None, class_map: Mapping[str, str | None]
+) -> tuple[str, ...]:
+    """What the values of a column lead to, in order."""
     if column is None:
         return ("building",)
     files = label_files(labels) if Path(labels).is_dir() else [Path(labels)]
@@ -184,7 +192,9 @@ def _class_names(labels: str | Path, column: str | None) -> tuple[str, ...]:
     found = {
         v for layer, name in layers if len(layer) for v in read_values(layer, column, name=name)
     }
-    return tuple(sorted(found - {""}))
+    names = {class_map.get(value, value) for value in found}
+    # What is empty or mapped to None is of no class.
+    return tuple(sorted(name for name in names if name))
 
 
 def _block_chips(images: Sequence[LabelledImage], chip_size: int, gsd_m: float | None) -> int:

@@ -26,8 +26,16 @@ from torch.utils.data import Dataset, Sampler
 from footprints.chip import Window
 from footprints.data.augment import LEVEL, Augmentation, Range, Tilt, jitter_colours
 from footprints.data.labels import LEFT_OUT, LabelledImage
+from footprints.data.pasting import paste
 from footprints.data.split import Block, TrainingImage
-from footprints.data.targets import Cut, Sample, make_sample, tile_window
+from footprints.data.targets import (
+    Cut,
+    Sample,
+    finish_sample,
+    lay_out,
+    make_sample,
+    tile_window,
+)
 from footprints.errors import TrainingError
 from footprints.model.processes import rank_and_count
 from footprints.raster.source import Scene
@@ -210,7 +218,13 @@ class TrainingChips(Dataset[Sample]):
         rng = np.random.default_rng((self.seed, *divmod(index, self.length)))
         number = int(rng.choice(len(self.sources), p=self._source_chances))
         cuts = self._draw_cuts(number, rng)
-        sample = make_sample(cuts, self._read, self.chip_size, self.chip_size)
+        shown = lay_out(cuts, self._read, self.chip_size, self.chip_size)
+        if self.augmentation.draw_pasted(rng):
+            other = int(rng.choice(len(self.sources), p=self._source_chances))
+            donor = self._draw_cuts(other, rng)
+            donated = lay_out(donor, self._read, self.chip_size, self.chip_size)
+            shown = paste(shown, donated, rng)
+        sample = finish_sample(shown)
         pixels = jitter_colours(
             sample.pixels,
             sample.valid,

@@ -164,18 +164,33 @@ def tile_window(
     ]
 
 
+class Layout(NamedTuple):
+    """A chip before its targets are rasterised."""
+
+    pixels: NDArray[np.float32]
+    """(bands, height, width)."""
+    valid: NDArray[np.bool_]
+    """(height, width)."""
+    labelled: NDArray[np.bool_]
+    """(height, width)."""
+    visible: Visible
+    """The labels of all its cuts."""
+    origin: str
+
+
 def make_sample(cuts: Sequence[Cut], read: Read, height: int, width: int) -> Sample:
-    """Read the cuts of one chip and make its targets.
+    """Read the cuts of one chip and make its targets: `lay_out`, then `finish_sample`."""
+    return finish_sample(lay_out(cuts, read, height, width))
+
+
+def lay_out(cuts: Sequence[Cut], read: Read, height: int, width: int) -> Layout:
+    """Read the cuts of one chip.
 
     Args:
         cuts: Side by side on the chip; ground that no cut fills has no data and no labels.
         read: Reads a window of an image.
         height: Chip height in pixels.
         width: Chip width in pixels.
-
-    Returns:
-        The chip. Buildings that are left out, or of which too little is visible, are no targets,
-        and the ground they stand on is not labelled.
     """
     bands = cuts[0].image.count
     pixels = np.zeros((bands, height, width), dtype=np.float32)
@@ -190,7 +205,22 @@ def make_sample(cuts: Sequence[Cut], read: Read, height: int, width: int) -> Sam
     labelled &= valid
     pixels *= valid
     visible = [visible_parts(cut) for cut in cuts]
-    parts, own, shares, labels = (np.concatenate(column) for column in zip(*visible, strict=True))
+    origin = ", ".join(
+        f"{cut.image.path} at column {cut.window.x:.0f}, row {cut.window.y:.0f}" for cut in cuts
+    )
+    whole = Visible(*(np.concatenate(column) for column in zip(*visible, strict=True)))
+    return Layout(pixels, valid, labelled, whole, origin)
+
+
+def finish_sample(layout: Layout) -> Sample:
+    """Rasterise the targets of a chip.
+
+    Returns:
+        The chip. Buildings that are left out, or of which too little is visible, are no targets,
+        and the ground they stand on is not labelled.
+    """
+    parts, own, shares, labels = layout.visible
+    labelled = layout.labelled.copy()
     boxes = shapely.bounds(parts).reshape(-1, 4)
     narrow = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) < MIN_SIDE_PX
     hidden = share_inside(labelled, boxes) < MIN_LABELLED_SHARE
@@ -200,17 +230,15 @@ def make_sample(cuts: Sequence[Cut], read: Read, height: int, width: int) -> Sam
         labelled[rows, columns] = False
     masks, mask_boxes = rasterize_targets(parts[kept], boxes[kept])
     return Sample(
-        pixels=pixels,
-        valid=valid,
+        pixels=layout.pixels,
+        valid=layout.valid,
         labelled=labelled,
         boxes=boxes[kept].astype(np.float32),
         labels=labels[kept],
         masks=masks,
         mask_boxes=mask_boxes,
         keypoints=find_corners(parts[kept], own[kept], boxes[kept]),
-        origin=", ".join(
-            f"{cut.image.path} at column {cut.window.x:.0f}, row {cut.window.y:.0f}" for cut in cuts
-        ),
+        origin=layout.origin,
     )
 
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from footprints.calibration import Calibration
 from footprints.chip import InputSpec, Scaling
 from footprints.config import ModelConfig, parse_config
 from footprints.errors import StartWarning, WeightsError
@@ -41,9 +44,19 @@ class WeightsInfo:
     input_spec: InputSpec
     """What chips must look like."""
     confidence: float = 0.5
-    """Confidence below which a building is not reported, unless the user says otherwise."""
+    """Score of the network below which a building is not reported, unless the user says
+    otherwise."""
+    calibration: Calibration | None = None
+    """From its scores to probabilities; None: scores are reported as they are."""
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
     """How and on what it was trained: areas, licences, figures."""
+
+    @property
+    def reported_confidence(self) -> float:
+        """The least confidence as layers have it: calibrated, where the network is."""
+        if self.calibration is None:
+            return self.confidence
+        return float(self.calibration(np.float32(self.confidence)))
 
 
 def save_weights(path: str | Path, model: MaskRCNN, info: WeightsInfo) -> None:
@@ -72,6 +85,7 @@ def save_weights(path: str | Path, model: MaskRCNN, info: WeightsInfo) -> None:
         "model": info.model.model_copy(update={"backbone": backbone}).model_dump(mode="json"),
         "input_spec": dataclasses.asdict(info.input_spec),
         "confidence": info.confidence,
+        "calibration": info.calibration and dataclasses.asdict(info.calibration),
         "training": info.training,
     }
     write_whole(path, save(tensors, {_KEY: json.dumps(header, sort_keys=True)}), "weights")
@@ -99,10 +113,23 @@ def read_info(path: str | Path) -> WeightsInfo:
             model=parse_config(ModelConfig, header["model"], origin=str(path)),
             input_spec=InputSpec(scaling=Scaling(**scaling), value_range=ranges, **spec),
             confidence=header["confidence"],
+            # Weights of earlier releases have none.
+            calibration=Calibration(**given) if (given := header.get("calibration")) else None,
             training=header["training"],
         )
     except (AttributeError, KeyError, TypeError, ValueError) as err:
         raise WeightsError(f"{path} has damaged metadata ({err}); get the file again") from err
+
+
+def count_parameters(path: str | Path) -> int:
+    """Number of the values in a weights file, without loading them.
+
+    Raises:
+        WeightsError: The file is missing or not ours.
+    """
+    _read_header(Path(path))
+    with safe_open(path, framework="pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
 
 def load_weights(path: str | Path) -> tuple[MaskRCNN, WeightsInfo]:

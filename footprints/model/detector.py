@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,7 +22,16 @@ from footprints.model.allocator import keep_freed_memory
 from footprints.model.checkpoint import WeightsInfo, load_weights
 from footprints.model.mask_rcnn import MaskRCNN, Prediction
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_WEIGHTS = Path(__file__).parent.parent / "weights" / "buildings-lite0.safetensors"
+
+CPU_BATCH = 2
+"""Chips that go through together on a CPU."""
+GPU_BATCHES = (16, 8, 4, 2)
+"""Numbers of chips that may go through together on a GPU; each divides the one before."""
+GPU_SHARE = 0.5
+"""Of a GPU's free memory, what chips without buildings may take: boxes and masks take more."""
 
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -54,6 +65,14 @@ class NetworkDetector:
         self._is_bound = is_bound
         self._model = model.eval().to(device).to(memory_format=torch.channels_last)
 
+    def __repr__(self) -> str:
+        spec = self.input_spec
+        pixel = "" if spec.gsd_m is None else f"{spec.gsd_m:g} m per pixel, "
+        return (
+            f"{type(self).__name__}({self.name}: {', '.join(self.classes)}; {spec.bands} bands, "
+            f"{pixel}{self.precision} on {self.device})"
+        )
+
     def __reduce__(self) -> tuple[Callable[..., NetworkDetector], tuple[object, ...]]:
         """Pickled, a detector holds its weights: nobody needs to have their file."""
         weights = {n: tensor.cpu().numpy() for n, tensor in self._model.state_dict().items()}
@@ -68,8 +87,9 @@ class NetworkDetector:
 
     @cached_property
     def digest(self) -> str:
-        """Of the weights and of the precision."""
+        """Of the weights, of what becomes of their scores, and of the precision."""
         content = hashlib.sha256(f"{self.info.model} {self.precision}".encode())
+        content.update(str(self.info.calibration).encode())
         for tensor in self._model.state_dict().values():
             content.update(tensor.cpu().contiguous().numpy().tobytes())
         return content.hexdigest()[:16]
@@ -93,7 +113,25 @@ class NetworkDetector:
     @property
     def confidence(self) -> float:
         """Confidence below which a building is not reported, unless the user says otherwise."""
-        return self.info.confidence
+        return self.info.reported_confidence
+
+    def fitting_batch(self, height: int, width: int) -> int:
+        """How many chips of so many pixels go through together.
+
+        On a GPU, what fits its free memory by the peak of one chip without buildings.
+        """
+        if self.device.type != "cuda":
+            return CPU_BATCH
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        half = self.precision is not torch.float32
+        with torch.inference_mode(), torch.autocast("cuda", self.precision, enabled=half):
+            shape = (1, self.info.model.bands, height, width)
+            empty = torch.zeros(shape, device=self.device)
+            self._model.predict(empty.contiguous(memory_format=torch.channels_last))
+        chip = torch.cuda.max_memory_allocated(self.device) - before
+        room = GPU_SHARE * torch.cuda.mem_get_info(self.device)[0]
+        return next((number for number in GPU_BATCHES if number * chip <= room), 1)
 
     def __call__(self, chips: Sequence[Chip]) -> list[Instances]:
         """Detect in a batch of chips of equal shape.
@@ -132,7 +170,10 @@ class NetworkDetector:
                     DetectionCapWarning,
                     stacklevel=2,
                 )
-        return found
+        calibration = self.info.calibration
+        if calibration is None:
+            return found
+        return [replace(each, scores=calibration(each.scores)) for each in found]
 
 
 def load_detector(
@@ -157,6 +198,14 @@ def load_detector(
     dtype = choose_precision(precision, chosen)
     model, info = load_weights(DEFAULT_WEIGHTS if weights is None else weights)
     is_bound = device is not None and device != "auto"
+    logger.info(
+        "weights %s on %s in %s, torch %s with %d threads",
+        info.name,
+        chosen,
+        str(dtype).removeprefix("torch."),
+        torch.__version__,
+        torch.get_num_threads(),
+    )
     return NetworkDetector(model, info, chosen, dtype, is_bound=is_bound)
 
 
@@ -209,7 +258,8 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
         chosen = torch.device(device)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as err:
-        reason = str(err).splitlines()[0]
+        # Of an unknown name torch lists twenty that it knows.
+        reason = str(err).splitlines()[0].partition("Expected one of")[0] or "no such device"
         raise DeviceError(
             f"device {device!r} is not available ({reason}); use cpu, cuda, cuda:1 or mps"
         ) from err

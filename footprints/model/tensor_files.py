@@ -12,7 +12,16 @@ from torch import Tensor
 
 from footprints.errors import WeightsError
 
-_UNREADABLE = (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError)
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    UnpicklingError,
+    SafetensorError,
+    # What the unpickler makes of a file that is none, depending on its bytes.
+    LookupError,
+    ValueError,
+)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

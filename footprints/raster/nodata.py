@@ -1,4 +1,4 @@
-"""Which pixels are data: nodata values, masks, alpha, NaN, and black collars nobody declared."""
+"""Which pixels are data: nodata values, masks, alpha, NaN, and collars that nobody declared."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from rasterio import DatasetReader
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.features import rasterize, shapes
@@ -26,6 +26,7 @@ _SQUARE_PX = 100.0
 """The same for rasters in plain pixel coordinates."""
 _MAX_SQUARE = _OVERVIEW_SIDE // 4
 """And never more pixels of the overview than this, in rasters that show little ground."""
+_CORNERS = np.s_[[0, 0, -1, -1], [0, -1, 0, -1]]
 # Lossy compression leaves a collar nearly black: grey levels up to this count as black.
 LOSSY_BLACK = 8
 
@@ -146,12 +147,13 @@ def _can_hold(dtype: str, value: float) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Collar:
-    """The black ground around the image, on a coarse overview."""
+    """The black or white ground around the image, on a coarse overview."""
 
     mask: NDArray[np.bool_]
     """(h, w) of the overview, True = collar or right beside it."""
-    black: int
-    """Grey levels up to this are black."""
+    low: int
+    high: int
+    """Grey levels of the collar, from and to."""
 
     def covers(
         self,
@@ -159,7 +161,7 @@ class Collar:
         columns: NDArray[np.floating],
         rows: NDArray[np.floating],
     ) -> NDArray[np.bool_]:
-        """Which pixels are collar: black themselves, and at a place that the overview calls so.
+        """Which pixels are collar: of its grey themselves, and where the overview calls them so.
 
         Args:
             pixels: (B, h, w).
@@ -168,27 +170,42 @@ class Collar:
         """
         height, width = self.mask.shape
         i, j = (rows * height).astype(np.int64), (columns * width).astype(np.int64)
-        return is_black(pixels, self.black) & self.mask[np.ix_(i, j)]
+        return _is_grey(pixels, self.low, self.high) & self.mask[np.ix_(i, j)]
 
 
-def is_black(pixels: NDArray[Any], black: int = 0) -> NDArray[np.bool_]:
-    """Where all bands of (B, h, w) are black, (h, w)."""
-    return np.asarray(((pixels <= black) & (pixels >= -black)).all(axis=0))
+def may_be_collar(pixels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where all bands of (B, h, w) are as black or as white as collars are, (h, w)."""
+    dark = _is_grey(pixels, -LOSSY_BLACK, LOSSY_BLACK)
+    white = _white(pixels.dtype)
+    return dark if white is None else dark | _is_grey(pixels, white, white)
+
+
+def _is_grey(pixels: NDArray[Any], low: int, high: int) -> NDArray[np.bool_]:
+    """Where all bands of (B, h, w) are within grey levels, (h, w)."""
+    return np.asarray(((pixels >= low) & (pixels <= high)).all(axis=0))
+
+
+def _white(dtype: DTypeLike) -> int | None:
+    """The value of saturated pixels; signed numbers and floats have none."""
+    return int(np.iinfo(dtype).max) if np.issubdtype(dtype, np.unsignedinteger) else None
 
 
 def find_collar(
     dataset: DatasetReader, bands: Sequence[int], gsd_m: tuple[float, float] | None
 ) -> Collar | None:
-    """Find black ground connected to the raster's border.
+    """Find black or white ground connected to the raster's border.
 
-    Reads the border, and only where that has black an overview; at most about a million pixels
-    are held, however large the raster.
+    Reads the border, and only where that has black or white an overview; at most about a million
+    pixels are held, however large the raster.
 
     The raster is thought to lie in endless black, and the collar is what a square of 30 m
     (100 px without a CRS) can sweep there: the opening of black ground by that square, as far as
     it is connected to the outside. Straight edges at any angle and corners are kept to the pixel,
     while a black roof that touches the collar or the border is too narrow to be swept. Only a
     black roof right in a corner of the raster looks like collar.
+
+    White collars likewise, but exactly white, and at a corner of the raster at least: halls with
+    white roofs are wider than the square, and overexposed ones are as white as a collar.
 
     Args:
         dataset: The raster.
@@ -199,10 +216,25 @@ def find_collar(
         None if there is no collar.
     """
     black = LOSSY_BLACK if _is_lossy(dataset) else 0
-    if not _border_has_black(dataset, bands, black):
+    white = _white(np.result_type(*(dataset.dtypes[band - 1] for band in bands)))
+    collar = _collar_of_grey(dataset, bands, gsd_m, -black, black)
+    if collar is not None or white is None:
+        return collar
+    collar = _collar_of_grey(dataset, bands, gsd_m, white, white)
+    return collar if collar is not None and collar.mask[_CORNERS].any() else None
+
+
+def _collar_of_grey(
+    dataset: DatasetReader,
+    bands: Sequence[int],
+    gsd_m: tuple[float, float] | None,
+    low: int,
+    high: int,
+) -> Collar | None:
+    if not _border_has_grey(dataset, bands, low, high):
         return None
     height, width = _overview_shape(dataset.height, dataset.width)
-    dark = is_black(dataset.read(bands, out_shape=(len(bands), height, width)), black)
+    grey = _is_grey(dataset.read(bands, out_shape=(len(bands), height, width)), low, high)
     shrink = dataset.width / width, dataset.height / height
     square_px = tuple(_SQUARE_M / g for g in gsd_m) if gsd_m else (_SQUARE_PX, _SQUARE_PX)
     columns, rows = (
@@ -210,13 +242,13 @@ def find_collar(
         for px, step in zip(square_px, shrink, strict=True)
     )
     pad = max(columns, rows) + 1
-    collar = _connected_to_corner(_open(np.pad(dark, pad, constant_values=True), rows, columns))
+    collar = _connected_to_corner(_open(np.pad(grey, pad, constant_values=True), rows, columns))
     if max(shrink) > 1:
         # An overview pixel shows one of the many that it stands for, so the edge lies up to one
-        # overview pixel further; black itself is then judged pixel by pixel.
+        # overview pixel further; the grey itself is then judged pixel by pixel.
         collar = _box_any(collar, 3, 3)
     collar = collar[pad:-pad, pad:-pad]
-    return Collar(collar, black) if collar.any() else None
+    return Collar(collar, low, high) if collar.any() else None
 
 
 def _is_lossy(dataset: DatasetReader) -> bool:
@@ -233,7 +265,7 @@ def _overview_shape(height: int, width: int) -> tuple[int, int]:
     return min(height, _OVERVIEW_SIDE), min(width, _OVERVIEW_SIDE)
 
 
-def _border_has_black(dataset: DatasetReader, bands: Sequence[int], black: int) -> bool:
+def _border_has_grey(dataset: DatasetReader, bands: Sequence[int], low: int, high: int) -> bool:
     """Look at a thousand pixels or so along each side."""
     width, height = dataset.width, dataset.height
     rows, columns = _overview_shape(height, width)
@@ -244,7 +276,9 @@ def _border_has_black(dataset: DatasetReader, bands: Sequence[int], black: int) 
         (RasterWindow(width - 1, 0, 1, height), (rows, 1)),
     ]
     return any(
-        is_black(dataset.read(bands, window=window, out_shape=(len(bands), *shape)), black).any()
+        _is_grey(
+            dataset.read(bands, window=window, out_shape=(len(bands), *shape)), low, high
+        ).any()
         for window, shape in sides
     )
 

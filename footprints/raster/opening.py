@@ -121,3 +121,9 @@ def stamp_of(address: str) -> str | None:
     except OSError:
         return None
     return f"{about.st_size} bytes of {datetime.fromtimestamp(about.st_mtime).isoformat()}"
+
+
+def gdal_settings() -> str:
+    """How GDAL reads here, for the log: its version and the settings that we or the user made."""
+    settings = (f"{name}={os.environ.get(name, value)}" for name, value in _GDAL_OPTIONS.items())
+    return f"GDAL {rasterio.__gdal_version__}, {', '.join(settings)}"

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 _DECIMALS = 6
 
 # Source values filtered at once: they stay in the processor's cache, which is five times as fast.
-_STRIP_VALUES = 1 << 20
+_STRIP_VALUES = 1 << 19
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +59,7 @@ def triangle_taps(start: float, length: float, count: int) -> Taps:
     radius = max(step, 1.0)
     centre = np.round(start + (np.arange(count) + 0.5) * (length / count), _DECIMALS)
     first = np.ceil(centre - radius - 0.5).astype(np.int64)
-    index = first[:, None] + np.arange(int(np.ceil(2 * radius)) + 1)
+    index = first[:, None] + np.arange(int(np.ceil(2 * radius)))
     weight = np.clip(1 - np.abs(index + 0.5 - centre[:, None]) / radius, 0, None)
     return Taps(index, weight / weight.sum(axis=1, keepdims=True))
 
@@ -80,34 +80,54 @@ def resample(
         least half of the weight is data.
     """
     wide = pixels.dtype.itemsize > 2 and pixels.dtype != np.float32
-    dtype = np.float64 if wide else np.float32
-    planes = np.empty((len(pixels) + 1, len(rows.index), len(columns.index)), dtype=dtype)
+    dtype = np.dtype(np.float64 if wide else np.float32)
+    shape = len(rows.index), len(columns.index)
+    resampled, filled = np.empty((len(pixels), *shape), pixels.dtype), np.empty(shape, np.bool_)
     done = 0
     for strip in rows.split(-(-pixels.size // _STRIP_VALUES)):
         own = slice(strip.span.start - rows.span.start, strip.span.stop - rows.span.start)
-        source = np.concatenate([pixels[:, own], valid[None, own]], dtype=dtype)
-        shrunk = _filter(source, strip).swapaxes(1, 2)
-        planes[:, done : done + len(strip.index)] = _filter(shrunk, columns).swapaxes(1, 2)
-        done += len(strip.index)
-    share = planes[-1]
-    filled = share >= 0.5
-    values = np.divide(planes[:-1], share, out=np.zeros_like(planes[:-1]), where=filled)
-    if np.issubdtype(pixels.dtype, np.integer):
-        np.rint(values, out=values)
-    return values.astype(pixels.dtype), filled
+        here = slice(done, done + len(strip.index))
+        values = _filter(_filter(pixels[:, own], strip, dtype).swapaxes(1, 2), columns, dtype)
+        share = _share(valid[own], strip, columns, dtype)
+        has_data = share >= 0.5
+        if has_data.all():
+            values /= share
+        else:
+            np.divide(values, share, out=values, where=has_data)
+            values *= has_data
+        if np.issubdtype(pixels.dtype, np.integer):
+            np.rint(values, out=values)
+        resampled[:, here] = values.astype(pixels.dtype).swapaxes(1, 2)
+        filled[here] = has_data[0].T
+        done = here.stop
+    return resampled, filled
 
 
-def _filter(planes: NDArray[Any], taps: Taps) -> NDArray[Any]:
-    """Apply ``taps`` along the middle axis of (B, H, W)."""
+def _share(
+    valid: NDArray[np.bool_], rows: Taps, columns: Taps, dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """(1, w, h), columns first, how much of the weight is data."""
+    if not valid.all():
+        return _filter(_filter(valid[None], rows, dtype).swapaxes(1, 2), columns, dtype)
+    # Not quite one, and to the last bit what it is beside pixels without data; but it repeats.
+    down = _filter(np.ones((1, len(valid), 1), dtype), rows, dtype).ravel()
+    distinct, which = np.unique(down, return_inverse=True)
+    every = np.broadcast_to(distinct, (1, valid.shape[1], len(distinct)))
+    return np.take(_filter(every, columns, dtype), which, axis=2)
+
+
+def _filter(planes: NDArray[Any], taps: Taps, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Apply ``taps`` along the middle axis of (B, H, W); ``dtype`` is what is calculated in."""
     planes = np.ascontiguousarray(planes)
     index = taps.index - taps.span.start
-    weight = taps.weight.astype(planes.dtype)
-    total = np.zeros((planes.shape[0], len(index), planes.shape[2]), dtype=planes.dtype)
-    picked = np.empty_like(total)
+    weight = taps.weight.astype(dtype)[..., None]
+    shape = planes.shape[0], len(index), planes.shape[2]
+    picked, product = np.empty(shape, planes.dtype), np.empty(shape, dtype)
+    total = np.zeros(shape, dtype)
     # One tap after the other, not a matrix product: BLAS may add in another order for another
     # window, and a grey level would flip.
     for tap in range(index.shape[1]):
         np.take(planes, index[:, tap], axis=1, out=picked, mode="clip")
-        picked *= weight[:, tap, None]
-        total += picked
+        np.multiply(picked, weight[:, tap], out=product)
+        total += product
     return total

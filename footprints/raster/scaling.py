@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from footprints.chip import InputSpec, Scaling, Window
 from footprints.errors import BandError, RasterError, ScalingWarning
 from footprints.raster.source import Scene
+from footprints.stages import staged
 
 _PERCENTILES = (2, 98)
 # The sample: windows of this many pixels a side, so many to a row and a column of the scene, and
@@ -19,6 +20,7 @@ _SAMPLES = ((12, 64), (48, 16))
 _ENOUGH_PIXELS = 2000
 
 
+@staged("opening")
 def fit_scaling(scene: Scene, spec: InputSpec) -> Scaling:
     """The scaling to read a scene with.
 

@@ -25,15 +25,15 @@ from footprints.chip import Window
 from footprints.errors import BandError, RasterError
 from footprints.raster.georeference import ground_resolution, locate
 from footprints.raster.nodata import (
-    LOSSY_BLACK,
     Collar,
     NodataRule,
     find_collar,
-    is_black,
+    may_be_collar,
     nodata_rule,
 )
 from footprints.raster.opening import gdal_options, open_dataset, patiently, stamp_of
 from footprints.raster.resample import resample, triangle_taps
+from footprints.stages import staged
 
 _PIXEL_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 
@@ -47,6 +47,7 @@ _MAX_BLOCK_BYTES = 1 << 30
 _MAX_VALUES = 1 << 25
 
 
+@staged("opening")
 def open_scene(
     path: str | Path,
     *,
@@ -68,7 +69,7 @@ def open_scene(
         nodata: Value of pixels without data; goes before the one the file declares.
         crs: CRS of the raster; goes before the one the file declares.
         pixels: Work in plain pixel coordinates and ignore any georeference.
-        collars: Where nothing is declared, black ground around the image is no data. In a
+        collars: Where nothing is declared, black or white ground around the image is no data. In a
             photograph the dark may be a night or a wall.
         trusted: It may name rasters anywhere, as virtual rasters do; False lets it name what lies
             at or below its folder.
@@ -134,7 +135,7 @@ class Scene:
     rule: NodataRule
     """What is declared about pixels without data."""
     collars: bool
-    """Whether black ground around the image is no data where nothing is declared."""
+    """Whether black or white ground around the image is no data where nothing is declared."""
     turned: bool
     """Whether viewers show a photograph turned or mirrored, as its EXIF orientation says; pixels
     are always read as they are stored."""
@@ -309,7 +310,7 @@ class Scene:
         """Read whole pixels of the raster or of an overview, and which of them are data."""
         stored = level.read(self.bands, window=box, out_dtype=self.dtype)
         data = self.rule.valid(self._dataset, level, box, stored)
-        if self._may_have_collar and is_black(stored, LOSSY_BLACK).any() and self._collar:
+        if self._may_have_collar and may_be_collar(stored).any() and self._collar:
             columns = np.arange(box.col_off, box.col_off + box.width)
             rows = np.arange(box.row_off, box.row_off + box.height)
             data &= ~self._collar.covers(
@@ -323,7 +324,7 @@ class Scene:
 
     @cached_property
     def _collar(self) -> Collar | None:
-        """Black ground around the image; looked for when the first black pixel turns up."""
+        """Black or white ground around the image; looked for when the first such pixel turns up."""
         return find_collar(self._dataset, sorted(set(self.bands)), self.gsd_m())
 
 

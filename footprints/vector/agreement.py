@@ -1,9 +1,11 @@
 """How much two shapes agree: common area and IoU, many pairs at once.
 
-A polygon is the sum of the strips below its edges, down to a base line, those of edges to the right
-less those of edges to the left. So the common area of two polygons is the sum over all pairs of
-edges of the area below both, which has a closed form: no crossing has to be found, and nothing can
-fail. With outlines of few walls that is twenty times as fast as a polygon overlay.
+A polygon is the sum of the strips below its edges, those of edges to the right less those of edges
+to the left. So the common area of two polygons is the sum over all pairs of edges of the area below
+both. The lower one of two lines is their mean less half their distance, and the means cancel out,
+because above and below any place there are as many edges to the right as to the left. What is left
+is the area between pairs of edges, which has a closed form: no crossing has to be found, and
+nothing can fail. With outlines of few walls that is much faster than a polygon overlay.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from footprints.vector.outlines import Indices, Polygons
+from footprints.vector.outlines import Indices, Mask, Polygons
+from footprints.vector.ragged import flatten
 
 Floats = NDArray[np.float64]
 
 MOST_EDGES = 20_000
-"""Edges worked on at once: their pairs stay in the processor's cache."""
+"""Edges worked on at once: they and their pairs stay in the processor's cache."""
 
 
 def intersection_over_union(one: Polygons, other: Polygons) -> Floats:
@@ -42,25 +45,28 @@ def common_area(one: Polygons, other: Polygons) -> Floats:
     Returns:
         (n,) areas in square units, right to the rounding of coordinates within the pair's box.
     """
-    if not len(one):
-        return np.zeros(0)
-    box, other_box = shapely.bounds(one), shapely.bounds(other)
-    base = box[:, :2]
-    # Beyond the box of the other there is nothing in common.
-    reach = np.maximum(box[:, 0], other_box[:, 0]), np.minimum(box[:, 2], other_box[:, 2])
-    low, high = reach[0] - base[:, 0], reach[1] - base[:, 0]
-    # Only one list of edges is searched; the shorter one is sooner in order.
-    if shapely.get_num_coordinates(one).sum() < shapely.get_num_coordinates(other).sum():
-        one, other = other, one
-    a, b = _edges(one, base, low, high), _edges(other, base, low, high)
-    b = b.in_order()
     areas = np.zeros(len(one))
-    done = a.first + b.first
+    box, other_box = shapely.bounds(one), shapely.bounds(other)
+    low, high = np.maximum(box, other_box)[:, :2], np.minimum(box, other_box)[:, 2:]
+    near = np.flatnonzero((low < high).all(axis=1))
+    if not len(near):
+        return areas
+    one, other, low, high = one[near], other[near], low[near], high[near]
+    # Beyond the box of the other there is nothing in common: as few edges as possible.
+    swap = high[:, 1] - low[:, 1] < high[:, 0] - low[:, 0]
+    sizes = shapely.get_num_coordinates(one), shapely.get_num_coordinates(other)
+    # Only one list of edges is searched; the shorter one is sooner in order.
+    if sizes[0].sum() < sizes[1].sum():
+        one, other = other, one
+    done = np.cumsum(sizes[0] + sizes[1])
     start = 0
-    while start < len(one):
-        end = max(start + 1, int(np.searchsorted(done, done[start] + MOST_EDGES, "right")) - 1)
-        areas[start:end] = _common(a.of(start, end), b.of(start, end))
-        start = end
+    while start < len(near):
+        room = MOST_EDGES + (done[start - 1] if start else 0)
+        part = slice(start, max(start + 1, int(np.searchsorted(done, room, "right"))))
+        between = low[part], high[part], swap[part]
+        a, b = _edges(one[part], *between), _edges(other[part], *between)
+        areas[near[part]] = _common(a, b.in_order())
+        start = part.stop
     return areas
 
 
@@ -78,48 +84,52 @@ class _Edges:
         """(m,) polygon of each edge."""
         return np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
 
-    def of(self, start: int, end: int) -> _Edges:
-        """The edges of polygons from ``start`` until before ``end``."""
-        low, high = self.first[start], self.first[end]
-        return _Edges(self.columns[:, low:high], self.first[start : end + 1] - low)
-
     def in_order(self) -> _Edges:
         """The edges of each polygon in order of their left ends."""
         order = np.lexsort((self.columns[0], self.owner))
         return _Edges(self.columns[:, order], self.first)
 
 
-def _edges(polygons: Polygons, base: Floats, low: Floats, high: Floats) -> _Edges:
-    """Edges relative to (n, 2) bases, those between (n,) x ``low`` and ``high``."""
-    _, points, (rings, parts) = shapely.to_ragged_array(polygons)
-    rings, parts = np.asarray(rings, dtype=np.intp), np.asarray(parts, dtype=np.intp)
-    ring = np.repeat(np.arange(len(rings) - 1), np.diff(rings) - 1)
-    ring_owner = np.repeat(np.arange(len(polygons)), np.diff(parts))
-    owner = ring_owner[ring]
-    start = np.arange(len(ring)) + ring
-    x, y = points.T
-    x0, x1 = x[start] - base[owner, 0], x[start + 1] - base[owner, 0]
-    y0, y1 = y[start] - base[owner, 1], y[start + 1] - base[owner, 1]
+def _edges(polygons: Polygons, low: Floats, high: Floats, swap: Mask) -> _Edges:
+    """Edges between (n, 2) ``low`` and ``high`` along x, relative to ``low``.
+
+    Where ``swap`` is True, x and y change places.
+    """
+    points, first, first_ring = flatten(polygons)
+    sizes = np.diff(first[first_ring])
+    owner = np.repeat(np.arange(len(polygons)), sizes)
+    x, y = (points - np.repeat(low, sizes, axis=0)).T.copy()
+    if swap.any():
+        swapped = np.repeat(swap, sizes)
+        x, y = np.where(swapped, y, x), np.where(swapped, x, y)
+    rise = x[1:] * y[:-1]
+    rise -= x[:-1] * y[1:]
+    # From the last vertex of a ring to the next ring there is no edge.
+    between = first[1:-1] - 1
+    rise[between] = 0.0
+    turns_right = np.add.reduceat(rise, first[:-1]) > 0
     # Shells clockwise, holes the other way round, however they are stored.
-    clockwise = np.bincount(ring, (x1 - x0) * (y0 + y1), len(rings) - 1) > 0
-    is_shell = np.zeros(len(rings) - 1, dtype=bool)
-    is_shell[parts[:-1]] = True
-    sign = np.where(clockwise == is_shell, 1.0, -1.0)
-    kept = np.flatnonzero(
-        (x0 != x1) & (np.maximum(x0, x1) > low[owner]) & (np.minimum(x0, x1) < high[owner])
-    )
-    x0, x1, y0, y1, owner = x0[kept], x1[kept], y0[kept], y1[kept], owner[kept]
-    forward = x0 < x1
+    is_shell = np.zeros(len(first) - 1, dtype=bool)
+    is_shell[first_ring[:-1]] = True
+    sign = np.repeat(np.where(turns_right == is_shell, 1.0, -1.0), np.diff(first))
+    left, right = np.minimum(x[1:], x[:-1]), np.maximum(x[1:], x[:-1])
+    width = np.take_along_axis(high - low, swap[:, None].astype(np.intp), axis=1)[:, 0]
+    inside = (left < right) & (right > 0) & (left < width[owner[1:]])
+    inside[between] = False
+    kept = np.flatnonzero(inside)
+    after = kept + 1
+    run = x[after] - x[kept]
+    forward = run > 0
     columns = np.stack(
         [
-            np.minimum(x0, x1),
-            np.maximum(x0, x1),
-            np.where(forward, y0, y1),
-            (y1 - y0) / (x1 - x0),
-            np.where(forward, sign[ring[kept]], -sign[ring[kept]]),
+            left[kept],
+            right[kept],
+            np.where(forward, y[kept], y[after]),
+            (y[after] - y[kept]) / run,
+            np.where(forward, sign[kept], -sign[kept]),
         ]
     )
-    return _Edges(columns, np.searchsorted(owner, np.arange(len(polygons) + 1)))
+    return _Edges(columns, np.searchsorted(owner[kept], np.arange(len(polygons) + 1)))
 
 
 def _common(a: _Edges, b: _Edges) -> Floats:
@@ -127,29 +137,27 @@ def _common(a: _Edges, b: _Edges) -> Floats:
     owner = a.owner
     low, others = _edges_in_reach(a, b)
     row = np.repeat(np.arange(len(owner)), others)
-    j = np.arange(len(row)) - np.repeat(np.cumsum(others) - others - low, others)
-    left = np.maximum(a.columns[0, row], b.columns[0, j])
-    width = np.minimum(a.columns[1, row], b.columns[1, j]) - left
+    j = np.arange(len(row)) + np.repeat(low - (np.cumsum(others) - others), others)
+    start_a, start_b = a.columns[0][row], b.columns[0][j]
+    left = np.maximum(start_a, start_b)
+    width = np.minimum(a.columns[1][row], b.columns[1][j])
+    width -= left
     meet = np.flatnonzero(width > 0)
     row, j, left, width = row[meet], j[meet], left[meet], width[meet]
-    start_a, _, y_a, slope_a, sign_a = a.columns[:, row]
-    start_b, _, y_b, slope_b, sign_b = b.columns[:, j]
-    one_left = y_a + slope_a * (left - start_a)
-    other_left = y_b + slope_b * (left - start_b)
-    above_left = one_left - other_left
-    above_right = above_left + (slope_a - slope_b) * width
-    # The lower one of two lines is the mean of both less half their distance, which changes its
-    # sign where they cross.
-    middle = (one_left + other_left) / 2 + (slope_a + slope_b) * width / 4
-    ends = np.abs(above_left) + np.abs(above_right)
-    crosses = above_left * above_right < 0
-    apart = np.where(
-        crosses,
-        (above_left**2 + above_right**2) / np.where(crosses, ends, 1.0),
-        ends,
-    )
-    area = sign_a * sign_b * width * (middle - apart / 4)
-    return np.asarray(np.bincount(owner[row], area, len(a.first) - 1), dtype=np.float64)
+    slope_a, slope_b = a.columns[3][row], b.columns[3][j]
+    apart_left = a.columns[2][row] + slope_a * (left - start_a[meet])
+    apart_left -= b.columns[2][j] + slope_b * (left - start_b[meet])
+    apart_right = apart_left + (slope_a - slope_b) * width
+    crosses = apart_left * apart_right < 0
+    np.abs(apart_left, out=apart_left)
+    np.abs(apart_right, out=apart_right)
+    between = apart_left + apart_right
+    cut = np.flatnonzero(crosses)
+    between[cut] = (apart_left[cut] ** 2 + apart_right[cut] ** 2) / between[cut]
+    between *= width
+    between *= b.columns[4][j]
+    per_edge = np.bincount(row, between, len(owner)) * a.columns[4]
+    return np.asarray(np.bincount(owner, per_edge, len(a.first) - 1) / -4, dtype=np.float64)
 
 
 def _edges_in_reach(a: _Edges, b: _Edges) -> tuple[Indices, Indices]:
@@ -165,6 +173,7 @@ def _edges_in_reach(a: _Edges, b: _Edges) -> tuple[Indices, Indices]:
     width += longest.max(initial=0.0) + 1.0
     owner = a.owner
     key = b.owner * width + (b.columns[0] - start)
-    low = np.searchsorted(key, owner * width + (a.columns[0] - longest[owner] - start), "left")
-    high = np.searchsorted(key, owner * width + (a.columns[1] - start), "left")
+    reach = owner * width - start
+    low = np.searchsorted(key, reach + a.columns[0] - longest[owner], "left")
+    high = np.searchsorted(key, reach + a.columns[1], "left")
     return low, np.maximum(high - low, 0)

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from shapely import GeometryType
 
-from footprints.vector.circles import fit_circles
+from footprints.vector.circles import circle_costs, draw_circles
 from footprints.vector.cutting import cut_anywhere, cut_at_directions
 from footprints.vector.outlines import Indices, Mask, Polygons
+from footprints.vector.ragged import build, flatten
 from footprints.vector.result import UNCHANGED
 from footprints.vector.walls import (
     Floats,
@@ -23,6 +23,7 @@ from footprints.vector.walls import (
     corners,
     farthest_from_walls,
     find_rings,
+    only_rings,
     wall_offsets,
 )
 
@@ -69,13 +70,12 @@ class Candidates:
 
     def __post_init__(self) -> None:
         n = len(self.source)
-        _, points, (first, first_ring) = shapely.to_ragged_array(self.source)
-        self.first_ring = np.asarray(first_ring, dtype=np.intp)
+        points, first, self.first_ring = flatten(self.source)
         self.owner = np.repeat(np.arange(n), np.diff(self.first_ring))
         # A small building has small parts.
         side = np.sqrt(shapely.area(self.source))[self.owner]
         straight = np.minimum(BREAK_SHARE * self.tolerance_m, 0.05 * side)
-        self.rings = find_rings(points, np.asarray(first, dtype=np.intp), straight)
+        self.rings = find_rings(points, first, straight)
         self.cost = np.full(n, np.inf)
         self.polygons = np.full(n, None, dtype=object)
         self.reach = np.full(n, np.inf)
@@ -117,17 +117,18 @@ class Candidates:
             extra: Walls' worth of price on top.
             anyhow: Take no account of cost where there is no result yet.
         """
+        cost = self.per_building(np.nan_to_num(walls.cost, posinf=1e9)) + extra * self.price
+        if kind == "any-angle":
+            count = np.bincount(self.owner[walls.ring], minlength=len(which))
+            cost += (FREE_WALL - 1) * self.price * count
+        hopeful = which & ((cost < self.cost) | (anyhow & shapely.is_missing(self.polygons)))
+        walls = only_rings(walls, hopeful[self.owner])
         offset = wall_offsets(self.rings, walls)
-        index = np.flatnonzero(which)
+        index = np.flatnonzero(hopeful)
         meet = corners(self.rings, walls, offset)
         polygons = self.build(walls, meet)[index]
-        farthest = self.farthest(walls, meet)
-        cost = self.per_building(np.nan_to_num(walls.cost, posinf=1e9))[index]
-        cost = cost + extra * self.price
-        if kind == "any-angle":
-            count = np.bincount(self.owner[walls.ring], minlength=len(which))[index]
-            cost = cost + (FREE_WALL - 1) * self.price * count
-        better = self._accept(index, polygons, cost, farthest[index], kind, anyhow=anyhow)
+        farthest = self.farthest(walls, meet)[index]
+        better = self._accept(index, polygons, cost[index], farthest, kind)
         self.choice[better] = len(self.walls)
         self.walls.append((walls, offset))
 
@@ -137,16 +138,20 @@ class Candidates:
         index = np.flatnonzero(which)
         nothing = np.zeros(len(index))
         polygons = self.build(walls, meet)[index]
-        better = self._accept(index, polygons, nothing, nothing + np.inf, kind, anyhow=True)
+        better = self._accept(index, polygons, nothing, nothing + np.inf, kind)
         self.choice[better] = -1
 
     def offer_circles(self, which: Mask) -> None:
         """The same for circles."""
-        circles, square = fit_circles(self.rings, self.first_ring, self.tolerance_m)
-        cost = self.per_building(square + CIRCLE_WALLS * self.price)
-        index = np.flatnonzero(which & (cost < self.cost))
+        # No circle costs less than the price of its walls.
+        rings = self.rings_of(which & (self.cost > CIRCLE_WALLS * self.price))
+        square = circle_costs(self.rings, rings) + CIRCLE_WALLS * self.price
+        cost = np.bincount(self.owner[rings], square, len(which)).astype(np.float64)
+        cheap = (cost > 0) & (cost < self.cost)
+        index, rings = np.flatnonzero(cheap), self.rings_of(cheap)
+        circles = draw_circles(self.rings, rings, self.owner[rings], self.tolerance_m)
         farthest = np.full(len(index), np.inf)
-        better = self._accept(index, circles[index], cost[index], farthest, "circle", anyhow=False)
+        better = self._accept(index, circles, cost[index], farthest, "circle")
         self.choice[better] = -1
 
     def farthest(self, walls: Walls, meet: Floats) -> Floats:
@@ -155,8 +160,11 @@ class Candidates:
         np.maximum.at(farthest, self.owner, farthest_from_walls(self.rings, walls, meet))
         return farthest
 
-    def redraw(self, walls: Walls, offset: Floats) -> None:
-        """Draw buildings with other lines for their walls, where they stay valid and near."""
+    def redraw(self, walls: Walls, offset: Floats, moved: Mask) -> None:
+        """Draw buildings with other lines for (W,) moved walls, where they stay valid and near."""
+        mine = np.bincount(self.owner[walls.ring[moved]], minlength=len(self.source)) > 0
+        mine = mine[self.owner]
+        offset, walls = offset[mine[walls.ring]], only_rings(walls, mine)
         meet = corners(self.rings, walls, offset)
         polygons, farthest = self.build(walls, meet), self.farthest(walls, meet)
         index = np.flatnonzero(~shapely.is_missing(polygons))
@@ -178,14 +186,10 @@ class Candidates:
         cost: Floats,
         farthest: Floats,
         kind: str,
-        *,
-        anyhow: bool,
     ) -> Indices:
-        """Take over what is better; ``farthest`` is no less than the Hausdorff distance."""
-        hopeful = ~shapely.is_missing(polygons)
-        hopeful &= (cost < self.cost[index]) | (anyhow & shapely.is_missing(self.polygons[index]))
-        index, polygons, cost = index[hopeful], polygons[hopeful], cost[hopeful]
-        bound = farthest[hopeful]
+        """Take over what is sound; ``farthest`` is no less than the Hausdorff distance."""
+        there = ~shapely.is_missing(polygons)
+        index, polygons, cost, bound = index[there], polygons[there], cost[there], farthest[there]
         distance = sound_distance(self.source[index], polygons, bound, self.tolerance_m)
         fits = distance <= self.tolerance_m
         index = index[fits]
@@ -211,7 +215,7 @@ class Candidates:
         first = np.concatenate([[0], np.cumsum(ends - begins + 1)])
         rings_of = np.bincount(self.owner[ring[begins]], minlength=len(self.source))[whole]
         first_ring = np.concatenate([[0], np.cumsum(rings_of)])
-        result[whole] = shapely.from_ragged_array(GeometryType.POLYGON, closed, (first, first_ring))
+        result[whole] = build(closed, first, first_ring)
         return result
 
     def chosen_walls(self, which: Mask) -> tuple[Walls, Floats]:

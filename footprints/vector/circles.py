@@ -1,75 +1,80 @@
-"""Round buildings: tanks, silos, towers, domes."""
+"""Round buildings: tanks, silos, towers, domes; circles of the area and middle of rings."""
 
 from __future__ import annotations
 
 import numpy as np
-import shapely
-from shapely import GeometryType
 
 from footprints.vector.outlines import Indices, Polygons
-from footprints.vector.walls import Floats, Rings
+from footprints.vector.ragged import build
+from footprints.vector.walls import Floats, Rings, take_ragged
 
 FEWEST_CORNERS = 16
 SAGITTA_SHARE = 0.05
 """A side of the drawn circle leaves the true one by this share of the tolerance."""
 
 
-def fit_circles(rings: Rings, first_ring: Indices, tolerance_m: float) -> tuple[Polygons, Floats]:
-    """The circle of the same area and middle as each ring.
+def circle_costs(rings: Rings, which: Indices) -> Floats:
+    """How far rings are from being circles.
 
     Args:
         rings: R rings in metres.
-        first_ring: (n + 1,) first ring of each polygon, its shell.
-        tolerance_m: Metres; decides how many corners a drawn circle has.
+        which: (r,) numbers of those asked for.
 
     Returns:
-        (n,) polygons with a regular ring for each of theirs, of the same area; and (R,) integrals
-        of the squared distance between outline and circle.
+        (r,) integrals of the squared distance between outline and circle.
     """
-    x, y = rings.points.T
-    ring = np.repeat(np.arange(len(rings)), np.diff(rings.first))
-    area, middle = _area_and_middle(rings, ring)
-    radius = np.sqrt(area / np.pi)
+    if not len(which):
+        return np.zeros(0)
+    vertices, first = take_ragged(rings.first, which)
+    points = rings.points[vertices]
+    area, middle = _area_and_middle(points, first)
+    sizes = np.diff(first)
+    radius = np.repeat(np.sqrt(area / np.pi), sizes)
+    x, y = (points - np.repeat(middle, sizes, axis=0)).T
     x1, y1 = np.roll(x, -1), np.roll(y, -1)
     length = np.hypot(x1 - x, y1 - y)
-    length[rings.first[1:] - 1] = 0.0
-    cost = np.zeros(len(rings))
+    length[first[1:] - 1] = 0.0
+    begin = (np.hypot(x, y) - radius) ** 2
+    halfway = (np.hypot((x + x1) / 2, (y + y1) / 2) - radius) ** 2
     # Simpson's rule on every edge.
-    for share, weight in ((0.0, 1 / 6), (0.5, 4 / 6), (1.0, 1 / 6)):
-        away = np.hypot(
-            x + share * (x1 - x) - middle[ring, 0], y + share * (y1 - y) - middle[ring, 1]
-        )
-        cost += weight * np.bincount(ring, length * (away - radius[ring]) ** 2, len(rings))
+    square = length * (begin + 4 * halfway + np.roll(begin, -1)) / 6
+    return np.asarray(np.add.reduceat(square, first[:-1]))
 
-    wanted = np.pi * np.sqrt(radius / (2 * SAGITTA_SHARE * tolerance_m))
+
+def draw_circles(rings: Rings, which: Indices, owner: Indices, tolerance_m: float) -> Polygons:
+    """Circles as polygons with a regular ring of the same area for each of theirs.
+
+    Args:
+        rings: R rings in metres.
+        which: (r,) numbers of the rings to draw, those of a polygon together, its shell first.
+        owner: (r,) equal for the rings of a polygon.
+        tolerance_m: Metres; decides how many corners a drawn circle has.
+    """
+    if not len(which):
+        return np.empty(0, dtype=object)
+    vertices, first = take_ragged(rings.first, which)
+    area, middle = _area_and_middle(rings.points[vertices], first)
+    wanted = np.pi * np.sqrt(np.sqrt(area / np.pi) / (2 * SAGITTA_SHARE * tolerance_m))
     sides = 4 * np.maximum(np.ceil(wanted / 4), FEWEST_CORNERS // 4).astype(np.intp)
     # A ring's first corner closes it, too.
     first = np.concatenate([[0], np.cumsum(sides + 1)])
-    owner = np.repeat(np.arange(len(rings)), sides + 1)
+    ring = np.repeat(np.arange(len(which)), sides + 1)
     turn = 2 * np.pi / sides
-    place = (np.arange(first[-1]) - first[owner]) % sides[owner]
+    place = (np.arange(first[-1]) - first[ring]) % sides[ring]
     reach = np.sqrt(2 * area / (sides * np.sin(turn)))
-    angle = place * turn[owner]
-    corners = np.column_stack([np.cos(angle), np.sin(angle)]) * reach[owner, None]
-    corners += (middle + rings.origin)[owner]
-    circles: Polygons = shapely.from_ragged_array(
-        GeometryType.POLYGON, corners, (first, np.asarray(first_ring))
-    )
-    return circles, cost
+    angle = place * turn[ring]
+    corners = np.column_stack([np.cos(angle), np.sin(angle)]) * reach[ring, None]
+    corners += (middle + rings.origin[which])[ring]
+    shells = np.flatnonzero(np.diff(owner, prepend=-1))
+    return build(corners, first, np.append(shells, len(which)))
 
 
-def _area_and_middle(rings: Rings, ring: Indices) -> tuple[Floats, Floats]:
-    """(R,) area and (R, 2) centre of mass of what each ring encloses."""
-    x, y = rings.points.T
-    x1, y1 = np.roll(x, -1), np.roll(y, -1)
-    cross = x * y1 - x1 * y
-    cross[rings.first[1:] - 1] = 0.0
-    twice = np.bincount(ring, cross, len(rings))
+def _area_and_middle(points: Floats, first: Indices) -> tuple[Floats, Floats]:
+    """(r,) area and (r, 2) centre of mass of what rings enclose that begin at (r + 1,) vertices."""
+    after = np.roll(points, -1, axis=0)
+    cross = points[:, 0] * after[:, 1] - after[:, 0] * points[:, 1]
+    cross[first[1:] - 1] = 0.0
+    twice = np.add.reduceat(cross, first[:-1])
     safe = np.where(twice == 0, 1.0, twice)
-    middle = np.column_stack(
-        [
-            np.bincount(ring, cross * (x + x1), len(rings)) / (3 * safe),
-            np.bincount(ring, cross * (y + y1), len(rings)) / (3 * safe),
-        ]
-    )
-    return np.abs(twice) / 2, middle
+    middle = np.add.reduceat(cross[:, None] * (points + after), first[:-1], axis=0)
+    return np.abs(twice) / 2, middle / (3 * safe[:, None])

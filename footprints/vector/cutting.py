@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from footprints.vector.walls import Floats, Indices, Rings, Walls, scatter
+from footprints.vector.walls import Floats, Indices, Rings, Walls, scatter, take_ragged
 
 FORBIDDEN = 1e9
 """Cost of a run that is too short to be a wall; finite, so that every ring has a cheapest cut."""
-BATCH_CELLS = 100_000
+BATCH_CELLS = 64_000
 """Numbers in the largest array of a batch: it stays within the processor's cache."""
 SPAN = 1.6
 """The longest ring of a batch has this many times the breakpoints of the shortest: padding costs
@@ -76,17 +76,17 @@ def _cut(
     low = 0
     while low < len(order):
         size = counts[order[low]]
-        room = max(1, int(BATCH_CELLS / (size * SPAN * directions**2)))
+        room = max(1, int(2 * BATCH_CELLS / (size**2 * directions**2)))
         high = min(low + room, int(np.searchsorted(counts[order], size * SPAN + 2, "right")))
         rows = np.sort(which[order[low:high]])
         batch = _Batch.of(rings, rows)
         if angles is None:
-            costs: _FreeCosts | _DirectedCosts = _FreeCosts(rings, batch, shortest[rows])
+            costs = _free_costs(rings, batch, shortest[rows])
         else:
-            costs = _DirectedCosts(
+            costs = _directed_costs(
                 rings, batch, angles[rows], price[rows], shortest[rows], farthest[rows]
             )
-        cost[rows], runs = _solve(batch, costs, directions, price[rows])
+        cost[rows], runs = _solve(batch, costs, price[rows])
         found.append(runs)
         low = high
     ring, start, end, state = (
@@ -120,7 +120,10 @@ def _own_direction(moments: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Batch:
-    """B rings, padded to n breakpoints."""
+    """B rings, padded to n breakpoints; P runs from a breakpoint i to a later one j.
+
+    Runs are in order of j and then i, so those that end at the same breakpoint are one slice.
+    """
 
     rings: Indices
     """(B,) their numbers."""
@@ -130,129 +133,133 @@ class _Batch:
     """(B,) how many come after it."""
     column: Indices
     """(n, B) breakpoint of the ring for each place; the last one fills up."""
+    start: Indices
+    """(P,) place where each run starts."""
+    end: Indices
+    """(P,) place where it ends."""
 
     @classmethod
     def of(cls, rings: Rings, which: Indices) -> _Batch:
         first = rings.first_break[which]
         last = rings.first_break[which + 1] - 1 - first
-        return cls(which, first, last, np.minimum(np.arange(last.max() + 1)[:, None], last))
+        places = int(last.max()) + 1
+        end, start = np.tril_indices(places, -1)
+        column = np.minimum(np.arange(places)[:, None], last)
+        return cls(which, first, last, column, start, end)
+
+    def runs_to(self, j: int) -> slice:
+        """The runs that end at breakpoint ``j``."""
+        return slice(j * (j - 1) // 2, j * (j + 1) // 2)
+
+    def differences(self, values: Floats) -> Floats:
+        """(..., P, B) what (..., n, B) values grow by along each run."""
+        difference = np.take(values, self.end, axis=-2)
+        difference -= np.take(values, self.start, axis=-2)
+        return difference
 
 
-class _DirectedCosts:
-    """Costs of runs as walls of given directions."""
-
-    def __init__(
-        self,
-        rings: Rings,
-        batch: _Batch,
-        angles: Floats,
-        price: Floats,
-        shortest: Floats,
-        farthest: Floats,
-    ) -> None:
-        breaks, first = _take_ragged(rings.first_break, batch.rings)
-        owner = np.repeat(np.arange(len(batch.rings)), np.diff(first))
-        cos, sin = np.cos(angles).T, np.sin(angles).T
-        at = first[:-1] + batch.column
-        high, low = self._extremes(rings, batch.rings, cos, sin, first)
-        self.high, self.low = (each[:, np.minimum(at, len(breaks) - 2)] for each in (high, low))
-        cos, sin = cos[:, owner], sin[:, owner]
-        moments = rings.moments[breaks].T
-        points = rings.points[rings.breakpoints[breaks]].T
-        self.length = moments[0][at]
-        self.sum = (cos * moments[2] - sin * moments[1])[:, at]
-        square = sin * sin * moments[3] - 2 * sin * cos * moments[4] + cos * cos * moments[5]
-        self.square = square[:, at]
-        self.place = (cos * points[0] + sin * points[1])[:, at]
-        self.top = np.full(self.sum.shape, -np.inf)
-        self.bottom = np.full(self.sum.shape, np.inf)
-        self.shortest, self.farthest = shortest, farthest
-        self.too_far = TOO_FAR * price
-        self.farther = TOO_FAR * price / farthest
-
-    @staticmethod
-    def _extremes(
-        rings: Rings, which: Indices, cos: Floats, sin: Floats, first_break: Indices
-    ) -> tuple[Floats, Floats]:
-        """(K, m) highest and lowest vertex from each breakpoint to the next, across directions."""
-        vertices, first = _take_ragged(rings.first, which)
-        ring = np.repeat(np.arange(len(which)), np.diff(first))
-        x, y = rings.points[vertices].T
-        distance = cos[:, ring] * y - sin[:, ring] * x
-        breaks, _ = _take_ragged(rings.first_break, which)
-        owner = np.repeat(np.arange(len(which)), np.diff(first_break))
-        at = rings.breakpoints[breaks] - rings.first[which][owner] + first[:-1][owner]
-        high = np.maximum.reduceat(distance, at, axis=1)
-        low = np.minimum.reduceat(distance, at, axis=1)
-        ends = distance[:, at[1:]]
-        return np.maximum(high[:, :-1], ends), np.minimum(low[:, :-1], ends)
-
-    def to(self, j: int) -> Floats:
-        """(K, j, B) cost of runs from each breakpoint before ``j`` to ``j``, but for the price.
-
-        To be asked for every ``j`` from 1, one after the other.
-        """
-        top, bottom = self.top[:, :j], self.bottom[:, :j]
-        np.maximum(top, self.high[:, j - 1, None], out=top)
-        np.minimum(bottom, self.low[:, j - 1, None], out=bottom)
-        total = self.sum[:, j, None] - self.sum[:, :j]
-        mean = total / np.maximum(self.length[j] - self.length[:j], 1e-9)
-        cost = self.square[:, j, None] - self.square[:, :j]
-        total *= mean
-        cost -= total
-        excess = np.maximum(top - mean, np.subtract(mean, bottom, out=total), out=total)
-        excess -= self.farthest
-        np.maximum(excess, 0.0, out=excess)
-        beyond = excess > 0
-        excess *= self.farther
-        cost += excess
-        cost += np.multiply(beyond, self.too_far, out=excess)
-        reach = np.subtract(self.place[:, j, None], self.place[:, :j], out=excess)
-        cost[np.abs(reach, out=reach) < self.shortest] = FORBIDDEN
-        return np.asarray(cost)
+def _directed_costs(
+    rings: Rings,
+    batch: _Batch,
+    angles: Floats,
+    price: Floats,
+    shortest: Floats,
+    farthest: Floats,
+) -> Floats:
+    """(K, P, B) costs of runs as walls of (B, K) given directions, but for the price."""
+    breaks, first = take_ragged(rings.first_break, batch.rings)
+    owner = np.repeat(np.arange(len(batch.rings)), np.diff(first))
+    at = first[:-1] + batch.column
+    cos, sin = np.cos(angles).T, np.sin(angles).T
+    top, bottom = _extremes(rings, batch, cos, sin, first, at)
+    cos, sin = cos[:, owner], sin[:, owner]
+    moments = rings.moments[breaks].T
+    points = rings.points[rings.breakpoints[breaks]].T
+    length = batch.differences(moments[0][at])
+    total = batch.differences((cos * moments[2] - sin * moments[1])[:, at])
+    square = sin * sin * moments[3] - 2 * sin * cos * moments[4] + cos * cos * moments[5]
+    cost = batch.differences(square[:, at])
+    mean = total / np.maximum(length, 1e-9)
+    total *= mean
+    cost -= total
+    top -= mean
+    np.subtract(mean, bottom, out=bottom)
+    excess = np.maximum(top, bottom, out=top)
+    excess -= farthest
+    np.maximum(excess, 0.0, out=excess)
+    beyond = excess > 0
+    excess *= TOO_FAR * price / farthest
+    cost += excess
+    cost += np.multiply(beyond, TOO_FAR * price, out=excess)
+    reach = batch.differences((cos * points[0] + sin * points[1])[:, at])
+    cost[np.abs(reach, out=reach) < shortest] = FORBIDDEN
+    return np.asarray(cost)
 
 
-class _FreeCosts:
-    """Costs of runs as walls each of its own direction."""
+def _extremes(
+    rings: Rings, batch: _Batch, cos: Floats, sin: Floats, first_break: Indices, at: Indices
+) -> tuple[Floats, Floats]:
+    """(K, P, B) highest and lowest vertex of each run, across (K, B) directions."""
+    vertices, first = take_ragged(rings.first, batch.rings)
+    ring = np.repeat(np.arange(len(batch.rings)), np.diff(first))
+    x, y = rings.points[vertices].T
+    distance = cos[:, ring] * y - sin[:, ring] * x
+    breaks, _ = take_ragged(rings.first_break, batch.rings)
+    owner = np.repeat(np.arange(len(batch.rings)), np.diff(first_break))
+    begins = rings.breakpoints[breaks] - rings.first[batch.rings][owner] + first[:-1][owner]
+    ends = distance[:, begins[1:]]
+    return (
+        _accumulate(np.maximum, np.maximum.reduceat(distance, begins, axis=1), ends, batch, at),
+        _accumulate(np.minimum, np.minimum.reduceat(distance, begins, axis=1), ends, batch, at),
+    )
 
-    def __init__(self, rings: Rings, batch: _Batch, shortest: Floats) -> None:
-        rows = batch.first + batch.column
-        self.moments = np.moveaxis(rings.moments[rows], -1, 0)[:6].copy()
-        self.points = np.moveaxis(rings.points[rings.breakpoints[rows]], -1, 0).copy()
-        self.shortest = shortest
 
-    def to(self, j: int) -> Floats:
-        """(1, j, B) as `_DirectedCosts.to`."""
-        xx, xy, yy = scatter(np.moveaxis(self.moments[:, j, None] - self.moments[:, :j], 0, -1))
-        least = (xx + yy - np.sqrt((xx - yy) ** 2 + 4 * xy * xy)) / 2
-        step = self.points[:, j, None] - self.points[:, :j]
-        cost = np.maximum(least, 0.0, out=least)
-        cost[np.hypot(step[0], step[1]) < self.shortest] = FORBIDDEN
-        return np.asarray(cost[None])
+def _accumulate(
+    extreme: np.ufunc, between: Floats, ends: Floats, batch: _Batch, at: Indices
+) -> Floats:
+    """(K, P, B) extremes of runs from those of (K, m) stretches between breakpoints."""
+    step = extreme(between[:, :-1], ends)[:, np.minimum(at, ends.shape[1] - 1)]
+    result = np.empty((len(step), len(batch.end), at.shape[1]))
+    for j in range(1, len(at)):
+        runs = result[:, batch.runs_to(j)]
+        extreme(result[:, batch.runs_to(j - 1)], step[:, j - 1, None], out=runs[:, :-1])
+        runs[:, -1] = step[:, j - 1]
+    return result
 
 
-def _solve(
-    batch: _Batch, costs: _DirectedCosts | _FreeCosts, kinds: int, price: Floats
-) -> tuple[Floats, tuple[Indices, ...]]:
+def _free_costs(rings: Rings, batch: _Batch, shortest: Floats) -> Floats:
+    """(1, P, B) costs of runs as walls each of its own direction, but for the price."""
+    rows = batch.first + batch.column
+    moments = batch.differences(np.moveaxis(rings.moments[rows], -1, 0)[:6])
+    step = batch.differences(np.moveaxis(rings.points[rings.breakpoints[rows]], -1, 0))
+    xx, xy, yy = scatter(np.moveaxis(moments, 0, -1))
+    least = (xx + yy - np.sqrt((xx - yy) ** 2 + 4 * xy * xy)) / 2
+    cost = np.maximum(least, 0.0, out=least)
+    cost[np.hypot(step[0], step[1]) < shortest] = FORBIDDEN
+    return np.asarray(cost[None])
+
+
+def _solve(batch: _Batch, costs: Floats, price: Floats) -> tuple[Floats, tuple[Indices, ...]]:
     """Cheapest cost (B,), and ring, start, end and direction of every run."""
+    kinds = len(costs)
     n, rings = batch.column.shape
     # best[l, k, j]: up to breakpoint j, the last run in direction k, where the ring's very last run
     # will be in direction l; the run before the first one is that last run.
     best = np.full((kinds, kinds, n, rings), np.inf)
     best[np.arange(kinds), np.arange(kinds), 0] = 0.0
     # The same for the cheapest last run that is not in direction k, and the price of the next.
-    other = np.full((kinds, kinds, n, rings), np.inf)
+    other = np.empty((kinds, kinds, n, rings))
     other[:, :, 0] = _best_other(best[:, :, 0]) + price
-    source = np.zeros((kinds, kinds, n, rings), dtype=np.intp)
     for j in range(1, n):
-        total = other[:, :, :j] + costs.to(j)
-        source[:, :, j] = total.argmin(axis=2)
+        total = other[:, :, :j] + costs[:, batch.runs_to(j)]
         best[:, :, j] = total.min(axis=2)
-        other[:, :, j] = _best_other(best[:, :, j]) + price
-    return _trace_back(batch, best, source)
+        np.add(_best_other(best[:, :, j]), price, out=other[:, :, j])
+    return _trace_back(batch, best, other, costs)
 
 
-def _trace_back(batch: _Batch, best: Floats, source: Indices) -> tuple[Floats, tuple[Indices, ...]]:
+def _trace_back(
+    batch: _Batch, best: Floats, other: Floats, costs: Floats
+) -> tuple[Floats, tuple[Indices, ...]]:
     rows = np.arange(len(batch.rings))
     kinds = len(best)
     ends = best[np.arange(kinds)[:, None], np.arange(kinds)[:, None], batch.last, rows]
@@ -260,16 +267,23 @@ def _trace_back(batch: _Batch, best: Floats, source: Indices) -> tuple[Floats, t
     cost = ends[final, rows]
     cost[cost >= FORBIDDEN] = np.inf
     at, state = batch.last.copy(), final.copy()
+    places = np.arange(len(batch.column))
     runs: list[tuple[Indices, ...]] = [(np.empty(0, dtype=np.intp),) * 4]
     alive = rows[np.isfinite(cost)]
     while len(alive):
         j, last, kind = at[alive], final[alive], state[alive]
-        i = source[last, kind, j, alive]
+        before = places[: j.max()]
+        # Where the run starts is looked up along the way back only, not for every state.
+        run = np.minimum((j * (j - 1) // 2)[:, None] + before, len(batch.end) - 1)
+        total = other[last[:, None], kind[:, None], before, alive[:, None]]
+        total += costs[kind[:, None], run, alive[:, None]]
+        total[before >= j[:, None]] = np.inf
+        i = total.argmin(axis=1)
         runs.append((batch.rings[alive], batch.first[alive] + i, batch.first[alive] + j, kind))
-        before = best[last, :, i, alive]
+        left = best[last, :, i, alive]
         if kinds > 1:
-            before[np.arange(len(alive)), kind] = np.inf
-        at[alive], state[alive] = i, before.argmin(axis=1)
+            left[np.arange(len(alive)), kind] = np.inf
+        at[alive], state[alive] = i, left.argmin(axis=1)
         alive = alive[i > 0]
     ring, start, end, kind = (np.concatenate(parts) for parts in zip(*runs, strict=True))
     return cost, (ring, start, end, kind)
@@ -285,11 +299,3 @@ def _best_other(best: Floats) -> Floats:
     least = best.argmin(axis=1)[:, None] == np.arange(kinds)[:, None]
     second = np.where(least, np.inf, best).min(axis=1, keepdims=True)
     return np.asarray(np.where(least, second, best.min(axis=1, keepdims=True)))
-
-
-def _take_ragged(first: Indices, which: Indices) -> tuple[Indices, Indices]:
-    """Index of the entries of some rows of a ragged array, and where the rows then start."""
-    counts = np.diff(first)[which]
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    place = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)
-    return np.repeat(first[which], counts) + place, starts

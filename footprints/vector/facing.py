@@ -11,15 +11,19 @@ from footprints.vector.candidates import Candidates
 from footprints.vector.metric import components
 from footprints.vector.orientation import (
     QUARTER,
+    Stretches,
     direction_histograms,
     main_directions,
     refine_directions,
+    sharpen_directions,
 )
 from footprints.vector.outlines import Indices, Mask
-from footprints.vector.walls import Floats, Walls
+from footprints.vector.walls import Floats, Walls, only_rings, squared_distances
 
 SWING_SHARE = 0.15
 """A building that turns by less than this share of the tolerance at its ends keeps its cuts."""
+NO_COST = 1e-6
+"""Cubic metres of rounding."""
 NEAR_M = 25.0
 """Buildings this near to each other tend to face the same way."""
 SAME_WAY = np.radians(2.5)
@@ -51,19 +55,17 @@ class Facing:
             best.rings, walls, self.angle[best.owner], self.group[best.owner]
         )
         turn = self.angle - before
-        # A turn that moves nothing by much changes no wall's ends.
+        square = squared_distances(best.rings, walls)
+        count = np.bincount(walls.ring, minlength=len(best.rings))
+        far = walls.cost > square + count * best.price + NO_COST
+        too_far = np.isin(np.arange(len(turn)), best.owner[far])
+        # A turn that moves nothing by much changes no wall's ends, if they were good.
         swing = np.abs(turn) * np.sqrt(shapely.area(best.source))
-        again = which & (swing > SWING_SHARE * best.tolerance_m)
+        again = which & (too_far | (swing > SWING_SHARE * best.tolerance_m))
         kept = only_rings(walls, ~again[best.owner])
         kept = replace(kept, angle=kept.angle + turn[best.owner[kept.ring]])
+        kept = replace(kept, cost=kept.cost + squared_distances(best.rings, kept) - square)
         return _together(kept, best.cut(again, self.angle[:, None] + steps, 1.0))
-
-
-def only_rings(walls: Walls, rings: Mask) -> Walls:
-    """The walls of some of the (R,) rings."""
-    mine = rings[walls.ring]
-    cost = np.where(rings, walls.cost, np.inf)
-    return Walls(walls.ring[mine], walls.start[mine], walls.end[mine], walls.angle[mine], cost)
 
 
 def _together(one: Walls, other: Walls) -> Walls:
@@ -81,11 +83,12 @@ def _together(one: Walls, other: Walls) -> Walls:
 
 def _directions(best: Candidates, touching: Indices) -> Floats:
     """(n,) main direction of each building, before its walls are known."""
-    histograms = direction_histograms(best.rings, best.owner, len(best.source))
+    stretches = Stretches.of(best.rings, best.owner)
+    histograms = direction_histograms(stretches, len(best.source))
     middle = shapely.centroid(best.source)
     near = shapely.STRtree(middle).query(middle, predicate="dwithin", distance=NEAR_M).T
     near = near[near[:, 0] != near[:, 1]]
-    direction = main_directions(histograms, near)
+    direction = sharpen_directions(stretches, main_directions(histograms, near))
     # Touching buildings that face nearly the same way face the same way.
     group = components(len(direction), _facing_same(best, direction, touching))
     weight = shapely.length(best.source)

@@ -15,7 +15,6 @@ failed in whole or in part it stays, so that another run does what is missing an
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,11 +27,15 @@ import shapely
 from pyarrow import parquet
 
 from footprints.errors import FootprintsError, OutputError, RunError
-from footprints.files import write_whole
+from footprints.files import lock_file, write_whole
+from footprints.stages import staged
 from footprints.vector.detected import ChipRow
 from footprints.vector.kept import from_table, to_table
 
 HEAD = "journal.json"
+BATCH_SIZE = "batch size"
+"""What a run was asked for under this name is not compared: a run that goes on takes over what was
+in force, which may be less than what was asked for, because memory ran out."""
 LOCK = "lock"
 MEASURED = "grid"
 """Scenes that could be opened say this of themselves."""
@@ -96,10 +99,23 @@ class Journal:
             self.close()
             raise
 
+    @property
+    def batch_size(self) -> int:
+        """How many chips go through together in the rows still to come."""
+        size: int = self._asked.run[BATCH_SIZE]
+        return size
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self._asked = self._asked._replace(run={**self._asked.run, BATCH_SIZE: size})
+        if self._lock is not None:
+            self._write_head()
+
     def has(self, scene: int, look: int, row: int) -> bool:
         """Whether a row of chips is done."""
         return self._lock is not None and self._part(scene, look, row).is_file()
 
+    @staged("journal")
     def read(self, scene: int, look: int, row: int) -> ChipRow:
         """A row of chips that is done.
 
@@ -118,6 +134,7 @@ class Journal:
                 f"{path} is damaged ({reason}); remove it, and --resume does that row again"
             ) from err
 
+    @staged("journal")
     def write(self, scene: int, look: int, row: int, chips: ChipRow) -> None:
         """Note that a row of chips is done.
 
@@ -163,7 +180,9 @@ class Journal:
         if self._lock is not None:
             # These go last: what is left of a removal that is cut short is still a journal.
             for path in self._folder.iterdir():
-                if path.name not in (HEAD, LOCK):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.name not in (HEAD, LOCK):
                     path.unlink(missing_ok=True)
             shutil.rmtree(self._folder, ignore_errors=True)
         self.close()
@@ -193,7 +212,7 @@ class Journal:
             lock = path.open("ab")
         except OSError as err:
             raise OutputError(f"cannot write {path}: {err.strerror}") from err
-        if not _lock(lock):
+        if not lock_file(lock):
             lock.close()
             raise RunError(
                 f"another process is at work on {self._folder}; wait for it, or give another output"
@@ -207,7 +226,9 @@ class Journal:
             before = Asked(**json.loads(head.read_bytes()))
         except (ValueError, TypeError) as err:
             raise RunError(f"{head} is damaged; start anew with --overwrite") from err
-        _compare("", before.run, self._asked.run)
+        run = {**self._asked.run, BATCH_SIZE: before.run.get(BATCH_SIZE)}
+        self._asked = self._asked._replace(run=run)
+        _compare("", before.run, run)
         for number, now in enumerate(self._asked.scenes):
             was = before.scenes[number] if number < len(before.scenes) else {}
             of_scene = f" of scene {number + 1}"
@@ -255,16 +276,3 @@ def _compare(of_what: str, before: Mapping[str, Any], now: Mapping[str, Any]) ->
                 f"cannot go on: {name}{of_what} was {was}, is {is_}; put it back, or start anew "
                 f"with --overwrite"
             )
-
-
-def _lock(file: IO[bytes]) -> bool:
-    """Whether the file is ours now; the system lets go of it when the process ends, however."""
-    if os.name != "posix":
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

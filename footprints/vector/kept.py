@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -31,12 +30,12 @@ from pyarrow import parquet
 from pydantic import NonNegativeInt, model_validator
 from pyproj import CRS
 from pyproj.exceptions import CRSError
-from tqdm.auto import tqdm
 
 from footprints.chip import ChipGrid
 from footprints.config import Count, Settings, Share, parse_config
 from footprints.errors import ConfigError, FootprintsError, OutputError, RunError
-from footprints.files import check_place
+from footprints.files import check_place, making_beside, put_folder
+from footprints.progress import Progress
 from footprints.vector.area import Area
 from footprints.vector.detected import ChipRow, DetectedScene, Pass
 from footprints.vector.outlines import Outlines
@@ -204,9 +203,7 @@ def keep_scenes(
     Raises:
         OutputError: It cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
-        unfinished = Path(beside, "run")
-        unfinished.mkdir()
+    with making_beside(folder) as unfinished:
         kept = []
         for number, scene in enumerate(scenes, 1):
             keepers = [
@@ -236,9 +233,7 @@ def keep_scenes(
         whole = run.model_copy(update={"scenes": tuple(kept)})
         with _writing(folder / HEAD):
             (unfinished / HEAD).write_text(json.dumps(whole.model_dump(mode="json"), indent=1))
-            if folder.exists():
-                folder.rename(Path(beside, "old"))
-            unfinished.rename(folder)
+            put_folder(unfinished, folder)
 
 
 class _Keeper:
@@ -348,9 +343,7 @@ def kept_scenes(folder: str | Path, run: KeptRun, *, progress: bool) -> Iterator
     """
     for number, scene in enumerate(run.scenes):
         total = sum(len(each.rows) for each in scene.passes)
-        with tqdm(
-            total=total, desc=scene.source, unit="row", disable=None if progress else True
-        ) as bar:
+        with Progress(total, scene.source, "row", shown=progress) as bar:
             passes = [
                 Pass(each.chips, each.affine, _kept_rows(Path(folder, each.file), each, bar))
                 for each in scene.passes
@@ -366,7 +359,7 @@ def kept_scenes(folder: str | Path, run: KeptRun, *, progress: bool) -> Iterator
             )
 
 
-def _kept_rows(path: Path, kept: KeptPass, bar: tqdm[NoReturn]) -> Iterator[ChipRow]:
+def _kept_rows(path: Path, kept: KeptPass, bar: Progress) -> Iterator[ChipRow]:
     with _reading(path), parquet.ParquetFile(path, page_checksum_verification=True) as file:
         for number, row in enumerate(kept.rows):
             with _reading(path):

@@ -36,6 +36,7 @@ from pyproj.exceptions import ProjError
 from shapely import GeometryType
 
 from footprints.errors import FootprintsWarning, LayerError
+from footprints.stages import staged
 from footprints.vector.affine import apply_affine, transform_points
 from footprints.vector.numbering import free_numbers, number_by_place
 from footprints.vector.read import make_valid_polygons
@@ -68,6 +69,7 @@ HALF_TURN = 180.0
 _log = logging.getLogger(__name__)
 
 
+@staged("placing")
 def place(
     footprints: Footprints,
     transform: Affine,

@@ -30,6 +30,7 @@ import shapely
 from numpy.typing import NDArray
 
 from footprints.chip import ChipGrid
+from footprints.stages import staged
 from footprints.vector.disjoint import in_order, keep_overlaps, make_disjoint
 from footprints.vector.joining import join
 from footprints.vector.keypoints import find_keypoints
@@ -58,6 +59,7 @@ often surer of a stump at a chip's edge than of the whole building that the next
 whole one counts, with its own confidence, as it would if the seam were elsewhere."""
 
 
+@staged("merging")
 def merge(
     outlines: Outlines,
     grid: ChipGrid,

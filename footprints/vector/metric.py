@@ -17,6 +17,7 @@ from pyproj import CRS, Geod, Transformer
 
 from footprints.errors import LayerError
 from footprints.vector.outlines import Indices, Polygons
+from footprints.vector.ragged import build, flatten
 
 Floats = NDArray[np.float64]
 
@@ -76,27 +77,27 @@ class MetricFrame:
 
     def to_metres(self, polygons: Polygons) -> Polygons:
         """(n,) polygons in CRS units, laid out in the plane."""
-        kind, points, (rings, parts) = shapely.to_ragged_array(polygons)
-        block = self._block_of(points, rings, parts)
-        moved = np.einsum("pi,pij->pj", points - self.centre[block], self.to_plane[block])
-        return _from_ragged(kind, moved + self.offset[block], rings, parts)
+        return self._moved(polygons, self.centre, self.to_plane, self.offset)
 
     def to_crs(self, polygons: Polygons) -> Polygons:
         """(n,) polygons in the plane, back in CRS units; points that coincide still do."""
-        kind, points, (rings, parts) = shapely.to_ragged_array(polygons)
-        block = self._block_of(points, rings, parts)
-        back = np.linalg.inv(self.to_plane) if len(self.to_plane) else self.to_plane
-        moved = np.einsum("pi,pij->pj", points - self.offset[block], back[block])
-        return _from_ragged(kind, moved + self.centre[block], rings, parts)
+        back: Floats = np.linalg.inv(self.to_plane).astype(np.float64)
+        return self._moved(polygons, self.offset, back, self.centre)
 
-    def _block_of(self, points: Floats, rings: Indices, parts: Indices) -> Indices:
-        owner = np.repeat(np.arange(len(parts) - 1), np.diff(np.asarray(rings)[parts]))
-        return self.block[owner] if len(points) else owner
-
-
-def _from_ragged(kind: object, points: Floats, rings: Indices, parts: Indices) -> Polygons:
-    moved: Polygons = shapely.from_ragged_array(kind, points, (rings, parts))
-    return moved
+    def _moved(self, polygons: Polygons, from_: Floats, turn: Floats, to: Floats) -> Polygons:
+        """(n,) polygons in another frame; all are (b, ...) of blocks."""
+        points, first, first_ring = flatten(polygons)
+        block = np.repeat(self.block, np.diff(first[first_ring]))
+        x, y = (points - from_[block]).T
+        matrix = turn[block]
+        # Two products and a sum in a fixed order: equal points stay equal.
+        moved = np.column_stack(
+            [
+                x * matrix[:, 0, 0] + y * matrix[:, 1, 0],
+                x * matrix[:, 0, 1] + y * matrix[:, 1, 1],
+            ]
+        )
+        return build(moved + to[block], first, first_ring)
 
 
 def metres_per_unit(places: Floats, crs: CRS | None) -> Floats:

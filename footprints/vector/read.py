@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import re
 import warnings
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from shapely import GeometryType
 from footprints.addresses import is_address
 from footprints.errors import LabelWarning, LayerError
 from footprints.vector.scenes import RECORD
+
+logger = logging.getLogger(__name__)
 
 PARQUET_SUFFIXES = frozenset({".parquet", ".geoparquet"})
 """Endings read and written by pyarrow; everything else goes through GDAL."""
@@ -92,13 +95,17 @@ def read_features(
     except (DataSourceError, DataLayerError, OSError, ValueError) as err:
         if isinstance(err, LayerError):
             raise
-        reason = (str(err) or type(err).__name__).splitlines()[0]
+        # GDAL goes on with a hint that only a programmer can follow.
+        reason = (str(err) or type(err).__name__).splitlines()[0].partition("; It might")[0]
         raise LayerError(f"cannot read {path} as a vector layer: {reason}") from err
     if needs_crs and frame.crs is None:
         raise LayerError(
             f"{path} has no coordinate reference system; assign the right one, "
             f"for instance with ogr2ogr -a_srs EPSG:4326 fixed.gpkg {path}"
         )
+    logger.info(
+        "%s: %d features read, %s", path, len(frame), frame.crs.name if frame.crs else "no CRS"
+    )
     return frame
 
 
@@ -128,7 +135,9 @@ def clean_polygons(
         LabelWarning: Polygons were repaired, or had no geometry or area and were left out; says how
             many.
     """
-    geometries = shapely.force_2d(layer.geometry.to_numpy())
+    geometries = layer.geometry.to_numpy()
+    if (shapely.get_coordinate_dimension(geometries) > 2).any():
+        geometries = shapely.force_2d(geometries)
     there = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
     row = np.flatnonzero(there)
     geometries = geometries[row]
@@ -148,7 +157,7 @@ def clean_polygons(
     )
 
     parts, owner = geometries[~lost], np.arange(len(row) - np.count_nonzero(lost))
-    if explode:
+    if explode and (shapely.get_type_id(parts) != GeometryType.POLYGON).any():
         parts, owner = shapely.get_parts(parts, return_index=True)
     if len(parts) == 0 and not allow_empty:
         raise LayerError(f"{name} holds no polygon; give a layer with at least one")

@@ -26,7 +26,7 @@ from geopandas import GeoDataFrame
 from footprints.errors import ConfigError
 from footprints.vector.agreement import intersection_over_union
 from footprints.vector.candidates import Candidates
-from footprints.vector.facing import Facing, only_rings
+from footprints.vector.facing import Facing
 from footprints.vector.holes import close_small_holes
 from footprints.vector.metric import MetricFrame
 from footprints.vector.orientation import QUARTER
@@ -36,7 +36,7 @@ from footprints.vector.read import open_polygons
 from footprints.vector.result import UNCHANGED, check_metres, described
 from footprints.vector.shared_walls import share_walls
 from footprints.vector.touching import find_touching, fit_together, settle_overlaps
-from footprints.vector.walls import Floats
+from footprints.vector.walls import Floats, only_rings
 
 Method = Literal["right-angles", "diagonals", "any-angle", "circle", "auto"]
 """Right angles only; those and 45 degrees; walls of any direction; circles; what describes a
@@ -85,7 +85,8 @@ def regularize(
             CRS is not defined.
 
     Warns:
-        LabelWarning: Invalid polygons were repaired, or had no area and were left out.
+        LabelWarning: Invalid polygons were repaired, or had no area and were left out; or columns
+            of the names of the new ones are kept under others.
     """
     check_method(method)
     check_metres(tolerance_m, "tolerance")
@@ -146,7 +147,8 @@ def _fit(source: Polygons, touching: Indices, method: str, tolerance_m: float) -
         members = np.zeros(len(source), dtype=bool)
         members[touching] = True
         walls, offset = best.chosen_walls(members)
-        best.redraw(*share_walls(best.rings, walls, offset, best.owner, touching, tolerance_m))
+        shared, place = share_walls(best.rings, walls, offset, best.owner, touching, tolerance_m)
+        best.redraw(shared, place, (shared.angle != walls.angle) | (place != offset))
     return best
 
 

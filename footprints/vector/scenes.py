@@ -37,7 +37,7 @@ from pyproj.exceptions import CRSError
 from rasterio.features import shapes, sieve
 from shapely.errors import GEOSException
 
-from footprints.chip import Window
+from footprints.chip import ChipGrid, Window
 from footprints.errors import LayerError
 from footprints.vector.affine import apply_affine
 
@@ -48,6 +48,7 @@ SPECK_PX = 16
 """Fewer connected pixels than this, with or without data, are noise and not the imagery's edge."""
 SMALL_HOLE_PX = 1024.0
 """Holes of less than this many square pixels are filled: black roofs, water that glitters."""
+_PIECE_PX = 256.0
 STAIR_PX = 1.0
 """The stairs of pixels along a slanting edge are smoothed by no more than this."""
 
@@ -98,6 +99,42 @@ def describe_scene(
     return SceneRecord(
         source, model, version("building-footprints"), pixel_m, settings, outline, crs_text
     )
+
+
+def describe_grid(chips: ChipGrid, transform: Affine) -> dict[str, Any]:
+    """Where the chips of a scene lay, as values that JSON can hold: for `chip_edges`."""
+    return {
+        "columns": [[x, x + chips.chip_width] for x in chips.column_starts],
+        "rows": [[y, y + chips.chip_height] for y in chips.row_starts],
+        "transform": list(transform[:6]),
+    }
+
+
+def chip_edges(scene: SceneRecord) -> shapely.Geometry | None:
+    """Lines where the chips of a scene end and others go on.
+
+    Returns:
+        MultiLineString in ``outline_crs``, of short pieces; None where the record does not tell,
+        or for one chip.
+    """
+    grid = scene.parameters.get("grid")
+    if grid is None:
+        return None
+    columns, rows = np.array(grid["columns"]), np.array(grid["rows"])
+    across = [x for x in columns.flat if columns.min() < x < columns.max()]
+    down = [y for y in rows.flat if rows.min() < y < rows.max()]
+    lines = [[(x, rows.min()), (x, rows.max())] for x in across]
+    lines += [[(columns.min(), y), (columns.max(), y)] for y in down]
+    if not lines:
+        return None
+    # Straight in the scene; in another CRS they bend, so they go there in pieces.
+    points, line = shapely.get_coordinates(
+        shapely.segmentize(shapely.linestrings(lines), _PIECE_PX), return_index=True
+    )
+    pieces = np.stack([points[:-1], points[1:]], axis=1)[line[1:] == line[:-1]]
+    whole = shapely.multilinestrings(shapely.linestrings(pieces))
+    placed: shapely.Geometry = apply_affine(np.array([whole]), Affine(*grid["transform"]))[0]
+    return placed
 
 
 def attach_scenes(layer: GeoDataFrame, scenes: Iterable[SceneRecord]) -> None:

@@ -66,9 +66,9 @@ def share_walls(
     swap = length[one] < length[other]
     one, other = np.where(swap, other, one), np.where(swap, one, other)
     turn = np.abs(cos[one] * sin[other] - sin[one] * cos[other])
-    inwards = ((middle[other] - middle[one]) * normal[one]).sum(axis=1)
+    inwards = _dot(middle[other] - middle[one], normal[one])
     beside = np.abs(inwards)
-    reach = [((end[other] - middle[one]) * along[one]).sum(axis=1) for end in ends]
+    reach = [_dot(end[other] - middle[one], along[one]) for end in ends]
     gap = np.maximum(np.minimum(*reach), -length[one] / 2) - np.minimum(
         np.maximum(*reach), length[one] / 2
     )
@@ -109,7 +109,7 @@ def _onto_lines(
     leader = order[np.append(np.flatnonzero(np.diff(line[order])), len(order) - 1)]
     angle = walls.angle[leader]
     normal = np.column_stack([-np.sin(angle), np.cos(angle)])
-    place = ((middle - middle[leader[line]]) * normal[line]).sum(axis=1)
+    place = _dot(middle - middle[leader[line]], normal[line])
     mean = np.bincount(line, length * place, lines) / np.maximum(
         np.bincount(line, length, lines), 1e-12
     )
@@ -119,8 +119,8 @@ def _onto_lines(
     new_angle = angle[line]
     backwards = np.cos(new_angle - walls.angle) < 0
     new_angle = np.where(backwards, new_angle + np.pi, new_angle)
-    distance = (middle[leader] * normal).sum(axis=1) + mean
-    at_origin = (rings.origin[walls.ring] * normal[line]).sum(axis=1)
+    distance = _dot(middle[leader], normal) + mean
+    at_origin = _dot(rings.origin[walls.ring], normal[line])
     new_offset = np.where(backwards, -1, 1) * (distance[line] - at_origin)
     return (
         replace(walls, angle=np.where(moved, new_angle, walls.angle)),
@@ -151,7 +151,7 @@ def _common_lengths(
     off = np.maximum(np.abs(d0 + (low - t0) * slope), np.abs(d0 + (high - t0) * slope))
     meet = (high > low) & (off <= TOUCH_M)
     pair = pair_a[row[meet]]
-    share = np.abs((unit[meet] * along[one[pair]]).sum(axis=1))
+    share = np.abs(_dot(unit[meet], along[one[pair]]))
     return np.asarray(np.bincount(pair, (high - low)[meet] * share, len(one)))
 
 
@@ -167,12 +167,17 @@ def _run_edges(rings: Rings, walls: Walls, which: Indices) -> tuple[Indices, Flo
 
 def _reaches(begin: Floats, end: Floats, along: Floats) -> tuple[Floats, Floats]:
     """(m,) where edges begin and end along lines."""
-    one, other = (begin * along).sum(axis=1), (end * along).sum(axis=1)
+    one, other = _dot(begin, along), _dot(end, along)
     return np.minimum(one, other), np.maximum(one, other)
 
 
 def _along_and_across(vector: Floats, unit: Floats) -> tuple[Floats, Floats]:
-    return (vector * unit).sum(axis=1), vector[:, 1] * unit[:, 0] - vector[:, 0] * unit[:, 1]
+    return _dot(vector, unit), vector[:, 1] * unit[:, 0] - vector[:, 0] * unit[:, 1]
+
+
+def _dot(one: Floats, other: Floats) -> Floats:
+    """(m,) products of pairs of vectors; several times as fast as a sum along so short an axis."""
+    return one[:, 0] * other[:, 0] + one[:, 1] * other[:, 1]
 
 
 def _side_by_side(
@@ -223,5 +228,5 @@ def _on_line(
 ) -> Floats:
     """(W, 2) the places in the plane where lines pass vertices."""
     point = rings.points[vertex]
-    reach = (point * along).sum(axis=1, keepdims=True)
+    reach = _dot(point, along)[:, None]
     return np.asarray(rings.origin[ring] + reach * along + offset[:, None] * normal)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pyproj import CRS
 from shapely import GeometryType
 
+from footprints.stages import staged
 from footprints.vector.layer import areas_m2
 from footprints.vector.parts import largest_parts
 from footprints.vector.read import make_valid_polygons
@@ -32,6 +33,7 @@ _MAX_PAIRS = 1 << 20
 """Pairs of corners and polygons looked at together, to bound memory."""
 
 
+@staged("rounding")
 def snap_vertices(layer: GeoDataFrame) -> GeoDataFrame:
     """Round the vertices of a layer to a sensible precision, and measure its areas anew.
 

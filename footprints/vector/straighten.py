@@ -5,6 +5,7 @@ from __future__ import annotations
 from geopandas import GeoDataFrame
 
 from footprints.errors import ConfigError
+from footprints.stages import staged
 from footprints.vector.regularize import DEFAULT_TOLERANCE_M, METHODS, check_method, regularize
 from footprints.vector.result import check_metres
 from footprints.vector.simplify import simplify
@@ -33,6 +34,7 @@ def check_options(method: str | None, tolerance_m: float | None, simplify_m: flo
         check_metres(simplify_m, "simplify")
 
 
+@staged("straightening")
 def straighten(
     layer: GeoDataFrame,
     *,

@@ -17,6 +17,7 @@ import shapely
 from numpy.typing import NDArray
 
 from footprints.chip import ChipGrid
+from footprints.stages import result, submit
 from footprints.vector.detected import Pass
 from footprints.vector.disjoint import BESIDE_PX, by_position
 from footprints.vector.matching import GAP_PX
@@ -67,15 +68,15 @@ def merge_in_parts(
     with ThreadPoolExecutor(_WORKERS) as worker:
         waiting: deque[tuple[Future[Footprints], float]] = deque()
         for outlines, read, more_from in _settled(look, EVIDENCE_SHARE * confidence):
-            merged = worker.submit(
-                merge, outlines, look.chips, read, confidence=confidence, overlaps=overlaps
+            merged = submit(
+                worker, merge, outlines, look.chips, read, confidence=confidence, overlaps=overlaps
             )
             waiting.append((merged, more_from))
             if len(waiting) == _WAITING:
                 merged, more_from = waiting.popleft()
-                yield merged.result(), more_from
+                yield result(merged, "merging"), more_from
         for merged, more_from in waiting:
-            yield merged.result(), more_from
+            yield result(merged, "merging"), more_from
 
 
 def _settled(look: Pass, heard_from: float) -> Iterator[tuple[Outlines, NDArray[np.bool_], float]]:

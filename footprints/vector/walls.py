@@ -196,20 +196,28 @@ def farthest_from_walls(rings: Rings, walls: Walls, meet: Floats) -> Floats:
     Returns:
         (R,) metres, infinite for rings without walls.
     """
+    farthest = np.full(len(rings), np.inf)
+    if not len(meet):
+        return farthest
     begin = np.empty_like(meet)
     begin[next_in_ring(walls.ring)] = meet
     first, last = rings.breakpoints[walls.start], rings.breakpoints[walls.end]
     count = last - first + 1
-    wall = np.repeat(np.arange(len(count)), count)
-    vertex = np.arange(len(wall)) - np.repeat(np.cumsum(count) - count - first, count)
+    starts = np.cumsum(count) - count
+    vertex = np.arange(count.sum()) + np.repeat(first - starts, count)
     side = meet - begin
     square = np.maximum((side * side).sum(axis=1), 1e-18)
-    away = rings.points[vertex] - begin[wall]
-    share = np.clip((away * side[wall]).sum(axis=1) / square[wall], 0.0, 1.0)
-    away -= share[:, None] * side[wall]
-    farthest = np.full(len(rings), np.inf)
+    side_x, side_y, share_x, share_y, begin_x, begin_y = np.repeat(
+        [*side.T, *(side / square[:, None]).T, *begin.T], count, axis=1
+    )
+    x, y = rings.points[vertex].T
+    x, y = x - begin_x, y - begin_y
+    share = np.clip(x * share_x + y * share_y, 0.0, 1.0)
+    x -= share * side_x
+    y -= share * side_y
+    away = np.sqrt(np.maximum.reduceat(x * x + y * y, starts))
     farthest[walls.ring] = 0.0
-    np.maximum.at(farthest, walls.ring[wall], np.hypot(*away.T))
+    np.maximum.at(farthest, walls.ring, away)
     np.maximum.at(farthest, walls.ring, np.hypot(*(meet - rings.points[last]).T))
     return farthest
 
@@ -222,3 +230,25 @@ def next_in_ring(ring: Indices) -> Indices:
         starts = np.append(0, np.flatnonzero(is_last)[:-1] + 1)
         after[is_last] = starts
     return after
+
+
+def take_ragged(first: Indices, which: Indices) -> tuple[Indices, Indices]:
+    """Index of the entries of some rows of a ragged array, and where the rows then start."""
+    counts = np.diff(first)[which]
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    return np.arange(starts[-1]) + np.repeat(first[which] - starts[:-1], counts), starts
+
+
+def squared_distances(rings: Rings, walls: Walls) -> Floats:
+    """(R,) integrals of the squared distance between outlines and their walls."""
+    xx, xy, yy = scatter(rings.moments[walls.end] - rings.moments[walls.start])
+    cos, sin = np.cos(walls.angle), np.sin(walls.angle)
+    across = sin * sin * xx - 2 * cos * sin * xy + cos * cos * yy
+    return np.asarray(np.bincount(walls.ring, across, len(rings)))
+
+
+def only_rings(walls: Walls, rings: NDArray[np.bool_]) -> Walls:
+    """The walls of some of the (R,) rings."""
+    mine = rings[walls.ring]
+    cost = np.where(rings, walls.cost, np.inf)
+    return Walls(walls.ring[mine], walls.start[mine], walls.end[mine], walls.angle[mine], cost)

@@ -18,10 +18,10 @@ import contextlib
 import errno
 import io
 import json
+import logging
 import os
 import sqlite3
 import struct
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,10 +31,13 @@ import numpy as np
 import pyogrio
 import shapely
 from geopandas import GeoDataFrame
+from pandas.api.types import is_numeric_dtype
 from pyogrio.errors import DataLayerError, DataSourceError
 from shapely import GeometryType
 
 from footprints.errors import OutputError
+from footprints.files import making_beside
+from footprints.stages import staged
 from footprints.vector.postgis import check_table, is_database, write_table
 from footprints.vector.read import (
     GEOJSON_RECORD,
@@ -45,6 +48,8 @@ from footprints.vector.read import (
 )
 from footprints.vector.scenes import RECORD
 from footprints.vector.style import embed_style
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".gpkg", ".shp", ".parquet", ".geoparquet", ".fgb", ".geojson", ".json")
 """Endings of the files that can be written."""
@@ -130,6 +135,7 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> None:
         raise OutputError(f"output folder is not writable: {path.parent}")
 
 
+@staged("writing")
 def write_layer(
     layer: GeoDataFrame,
     path: str | Path,
@@ -163,10 +169,11 @@ def write_layer(
         layer = layer.rename(columns=SHAPEFILE_COLUMNS)
         _check_shapefile_limits(layer, path)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
-            unfinished = Path(folder, path.stem).with_name(path.stem + path.suffix.lower())
+        with making_beside(path) as folder:
+            unfinished = folder / (path.stem + path.suffix.lower())
             _write(layer, unfinished, geometry)
             _replace(path, unfinished)
+        logger.info("%s: %d features written", path, len(layer))
     except (DataSourceError, DataLayerError, OSError, sqlite3.Error) as err:
         reason = (str(err) or type(err).__name__).splitlines()[0]
         raise OutputError(
@@ -197,8 +204,15 @@ def _write(layer: GeoDataFrame, path: Path, geometry: str) -> None:
         if is_geojson:
             content = content.replace(_COLLECTION, _head(record, is_placed=is_placed), 1)
         path.write_bytes(content)
-        if suffix == ".gpkg" and geometry == "Polygon" and "confidence" in layer:
+        if suffix == ".gpkg" and geometry == "Polygon" and _has_confidence(layer):
             embed_style(path, _TIME_STAMP["OGR_CURRENT_DATE"])
+
+
+def _has_confidence(layer: GeoDataFrame) -> bool:
+    """Whether there is what the style draws by; QGIS would draw nothing by a text or a gap."""
+    if "confidence" not in layer or not is_numeric_dtype(layer["confidence"]):
+        return False
+    return bool(layer["confidence"].notna().all())
 
 
 def _write_parquet(layer: GeoDataFrame, path: Path) -> None:

@@ -21,7 +21,7 @@ from footprints.data.dataset import ImageReader
 from footprints.data.labels import LabelledImage, TrainingScene, read_training_scene
 from footprints.data.split import split_by_place
 from footprints.data.targets import Cut, Sample, make_sample
-from footprints.errors import ChipSizeError, LayerError, OutputError
+from footprints.errors import ChipSizeError, ConfigError, LabelWarning, LayerError, OutputError
 from footprints.training import train
 
 SIDE = 260
@@ -119,6 +119,21 @@ def test_others_read_the_annotations_with_holes_classes_and_areas(tmp_path: Path
         mask = coco.annToMask(hall)
     assert mask.sum() == court.area
     assert mask[34, 37] == 0
+
+
+def test_a_class_map_leads_from_values_to_classes(tmp_path: Path) -> None:
+    some = HOUSES[:4]
+    image = make_scene(tmp_path, some, height=128, width=160).images
+    layer = write_layer(tmp_path / "k.gpkg", some, kind=["villa", "hut", "ruin", None])
+    (tmp_path / "map.yaml").write_text("{villa: house, hut: house, ruin: null}")
+    options = {"chip_size": 256, "class_column": "kind", "validation_share": 0}
+    with pytest.warns(LabelWarning, match="1 of 4"):
+        write_chips(image, layer, tmp_path / "c", class_map=tmp_path / "map.yaml", **options)
+    coco = json.loads((tmp_path / "c" / "annotations.json").read_text())
+    assert [category["name"] for category in coco["categories"]] == ["house"]
+    assert sorted(each["iscrowd"] for each in coco["annotations"]) == [0, 0, 1, 1]
+    with pytest.raises(ConfigError, match="needs the class field"):
+        write_chips(image, layer, tmp_path / "d", class_map={"villa": "house"}, chip_size=256)
 
 
 def test_validation_stays_apart_with_its_buffer_and_training_follows_it(tmp_path: Path) -> None:

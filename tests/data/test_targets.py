@@ -87,7 +87,8 @@ def test_targets_lie_on_the_painted_roofs(
     # Only pixels on an outline may differ, where the nearest source pixel decides.
     differing = (painted != roofs(sample)) & sample.labelled
     outline = sum(2 * (b[2] - b[0] + b[3] - b[1]) for b in sample.boxes)
-    assert differing.sum() <= 0.5 * max(scale, 1) * outline
+    # The nearest source pixel can also show a corner that ends just beyond the chip.
+    assert differing.sum() <= 0.5 * max(scale, 1) * outline + 2
 
 
 @given(

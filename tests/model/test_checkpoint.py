@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_network import tiny_config, tiny_network
 
+from footprints.calibration import Calibration
 from footprints.chip import InputSpec, Scaling
 from footprints.errors import OutputError, StartWarning, WeightsError
 from footprints.model.checkpoint import (
@@ -39,6 +40,7 @@ INFO = WeightsInfo(
     model=tiny_config(classes=("building", "shed")),
     input_spec=SPEC,
     confidence=0.37,
+    calibration=Calibration(1.25, 0.75, -0.5),
     training={"data": [{"images": ["a.tif"], "attribution": "Ä, CC BY"}], "seed": 3},
 )
 
@@ -88,6 +90,18 @@ def test_metadata_come_back_whole(weights):
     info = read_info(weights)
     assert info == INFO
     assert info.input_spec.scaling == SPEC.scaling
+
+
+def test_the_default_confidence_is_told_on_the_scale_of_the_layer(weights):
+    info = read_info(weights)
+    assert info.confidence == 0.37
+    assert info.reported_confidence == float(info.calibration(np.float32(0.37)))
+    assert dataclasses.replace(info, calibration=None).reported_confidence == 0.37
+
+
+def test_weights_from_before_there_was_calibration_are_read(weights):
+    rewrite(weights, lambda header: header.pop("calibration") and header)
+    assert read_info(weights) == dataclasses.replace(INFO, calibration=None)
 
 
 def test_sizes_of_pictures_travel_with_the_weights(tmp_path, network):

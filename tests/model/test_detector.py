@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_network import tiny_config, tiny_network
 
+from footprints.calibration import Calibration
 from footprints.chip import Chip, InputSpec, Scaling, Window
 from footprints.errors import BandError, ConfigError, DetectionCapWarning, DeviceError
 from footprints.model.box_head import Detections
@@ -173,6 +174,24 @@ def test_the_detector_says_what_its_weights_say(detector):
     assert detector.input_spec == SPEC
 
 
+def test_calibration_changes_confidence_and_nothing_else():
+    config = tiny_config(detection={"max_per_chip": 500})
+    info = WeightsInfo("tiny", config, SPEC, confidence=0.3)
+    plain = NetworkDetector(tiny_network(config), info, CPU)
+    calibrated = NetworkDetector(
+        tiny_network(config), replace(info, calibration=Calibration(1.5, 0.6, -0.4)), CPU
+    )
+    (raw,), (found,) = (detector([make_chip()]) for detector in (plain, calibrated))
+    np.testing.assert_array_equal(found.scores, calibrated.info.calibration(raw.scores))
+    np.testing.assert_array_equal(np.argsort(found.scores), np.argsort(raw.scores))
+    np.testing.assert_array_equal(
+        found.scores >= calibrated.confidence, raw.scores >= plain.confidence
+    )
+    np.testing.assert_array_equal(found.boxes, raw.boxes)
+    # A run that was begun with other confidences is not gone on with.
+    assert calibrated.digest != plain.digest
+
+
 def test_weights_load_into_a_detector_that_finds_the_same(tmp_path):
     config = tiny_config(detection={"max_per_chip": 500})
     network = tiny_network(config)
@@ -236,3 +255,9 @@ def test_the_default_device_is_there():
     assert torch.zeros(1, device=choose_device()).item() == 0
     assert choose_device("cpu") == choose_device(CPU) == CPU
     assert choose_device("auto") == choose_device()
+
+
+def test_a_detector_says_what_it_is():
+    shown = repr(load_detector(device="cpu", precision="float32"))
+    assert shown.startswith("NetworkDetector(buildings-lite0: building; 3 bands, 0.27 m per pixel")
+    assert shown.endswith("torch.float32 on cpu)")

@@ -257,6 +257,28 @@ class TestCollars:
         assert read_valid(write_scene(pixels)).all()
 
 
+class TestWhiteCollars:
+    @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+    def test_exactly_white_ground_at_a_corner_is_a_collar(self, write_scene, noise, dtype):
+        pixels = noise(3, 200, 200, dtype=dtype)
+        data = tilted(200, 70, 60, 20)
+        pixels[:, ~data] = np.iinfo(dtype).max
+        pixels[:, 100:104, 100:104] = np.iinfo(dtype).max  # a white roof
+        valid = read_valid(write_scene(pixels))
+        assert valid[100:104, 100:104].all()
+        np.testing.assert_array_equal(valid, data)
+
+    def test_nearly_white_ground_is_data(self, write_scene, noise):
+        pixels = noise(3, 200, 200)
+        pixels[:, :90] = 254
+        assert read_valid(write_scene(pixels)).all()
+
+    def test_a_white_hall_at_the_border_is_data(self, write_scene, noise):
+        pixels = noise(3, 400, 400)
+        pixels[:, 100:300, :200] = 255
+        assert read_valid(write_scene(pixels)).all()
+
+
 class TestRealImagery:
     @pytest.mark.parametrize(("name", "share"), [("corner", 0.3007), ("strip", 0.6626)])
     def test_black_parts_of_satellite_chips_are_found(self, real_data, name, share):

@@ -150,6 +150,7 @@ def test_errors_of_the_command_tell_no_secrets(serve, tmp_path):
         ("cannot open https://u:p@host/a.tif?x=1: 404", "cannot open https://***@host/a.tif?***"),
         ("'/vsicurl?url=http%3A&sig=1' failed", "'/vsicurl?***' failed"),
         ("'/vsiaz/c/a.tif?sv=1&sig=2'", "'/vsiaz/c/a.tif?***'"),
+        ("postgresql://u@h/db?table=a.b", "postgresql://u@h/db?table=a.b"),
         ("is it a.tif? or b@c.tif", "is it a.tif? or b@c.tif"),
     ],
 )

@@ -114,6 +114,13 @@ def test_points_have_no_style_of_outlines(tmp_path: Path, layer) -> None:
     assert "layer_styles" not in tables
 
 
+def test_a_text_named_confidence_has_no_style_that_draws_by_numbers(tmp_path: Path, layer) -> None:
+    write_layer(layer.assign(confidence="high"), tmp_path / "town.gpkg")
+    with closing(sqlite3.connect(tmp_path / "town.gpkg")) as database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+    assert "layer_styles" not in tables
+
+
 QGIS = """
 import json, os, sys
 from qgis.core import QgsApplication, QgsVectorLayer

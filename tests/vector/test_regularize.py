@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from pyproj import CRS
 from shapely import Polygon, affinity, box
 
-from footprints.errors import ConfigError, LayerError
+from footprints.errors import ConfigError, LabelWarning, LayerError
 from footprints.vector.regularize import METHODS, regularize
 from footprints.vector.result import UNCHANGED, summary
 
@@ -375,3 +375,14 @@ def test_shapes_used_here_have_the_corners_they_are_said_to_have(shapes):
     for kind, true, *_ in shapes:
         wanted = building_shapes.CORNERS[kind]
         assert wanted is None or corner_count(true) == wanted
+
+
+def test_columns_of_somebody_else_are_kept_under_other_names():
+    layer = town([box(0, 0, 10, 8), box(0, 0, 9, 9)]).assign(iou=["a", "b"], iou_before=[1, 2])
+    with pytest.warns(LabelWarning, match="renamed: iou to iou_before_$"):
+        once = regularize(layer)
+    assert once["iou_before_"].tolist() == ["a", "b"]
+    assert once["iou_before"].tolist() == [1, 2]
+    assert once["iou"].between(0.9, 1).all()
+    again = regularize(once)
+    assert list(again.columns) == list(once.columns)

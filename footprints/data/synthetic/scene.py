@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from rasterio.transform import Affine
 from rasterio.windows import Window
 from shapely import Polygon
-from tqdm import tqdm
 
 from footprints.data.synthetic.paint import Plane, paint, scatter
 from footprints.data.synthetic.town import Town
 from footprints.errors import ConfigError, OutputError
 from footprints.files import check_place
+from footprints.progress import is_hidden, tqdm
 from footprints.vector.affine import apply_affine
 
 PixelType = Literal["uint8", "uint16", "float32"]
@@ -132,7 +132,7 @@ def generate_scene(
     windows = list(_blocks(width, height))
     with rasterio.open(raster, "w", **profile) as file:
         for window in tqdm(
-            windows, desc="painting", unit="block", disable=None if progress else True
+            windows, desc="painting", unit="block", disable=is_hidden(progress=progress)
         ):
             view = paint(town, window.row_off, window.col_off, window.height, window.width, gsd_m)
             pixels = _digitize(_noisy(view, window, seed), bands, dtype)
