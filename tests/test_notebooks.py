@@ -16,10 +16,10 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
-from conftest import ROOT
 from nbclient import NotebookClient
 from rasterio.windows import Window
 
+ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
