@@ -222,8 +222,9 @@ def open_crew(
         finally:
             if client.status == "running":
                 crew.stop()
-                # A worker that dies in this moment breaks the call; the others have had it.
-                with suppress(OSError):
+                # A worker that dies in this moment breaks the call, and one that was started in its
+                # place has nothing to forget; the others have had it.
+                with suppress(OSError, KeyError):
                     client.unregister_worker_plugin(station.name)
 
 
