@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from footprints.plotting import plot, plot_instances
 
     __version__: str
-    from footprints.pipeline import finish, predict
+    from footprints.finishing import finish
+    from footprints.pipeline import predict
     from footprints.rate_test import RateTest, lr_find
     from footprints.recalibration import calibrate
     from footprints.show_chips import show
@@ -47,7 +48,7 @@ _HOMES = {
     "check_labels": "footprints.data.faults",
     "convert_weights": "footprints.model.convert",
     "evaluate": "footprints.evaluation",
-    "finish": "footprints.pipeline",
+    "finish": "footprints.finishing",
     "generate_scene": "footprints.data.synthetic",
     "load_config": "footprints.config",
     "load_detector": "footprints.model.detector",

@@ -20,6 +20,7 @@ from footprints.cluster import open_crew
 from footprints.detection import Looking, cover_scene, detect, fitting_batch
 from footprints.errors import ConfigError
 from footprints.failures import Tally
+from footprints.finishing import parse_crs
 from footprints.raster.listing import list_rasters
 from footprints.raster.source import open_scene
 from footprints.surveying import survey
@@ -132,9 +133,7 @@ def predict_iter(
         looking = Looking(
             detector, batch_size, sure, heard_from, progress, crew=crew, coarse_first=True
         )
-        target = (
-            measured[0].cover.grid.scene.crs if out_crs is None else CRS.from_user_input(out_crs)
-        )
+        target = measured[0].cover.grid.scene.crs if out_crs is None else parse_crs(out_crs)
         may_overlap = spec.short_side is not None if overlaps is None else overlaps
         taken = np.empty(0, dtype=np.int64)
         for scene in opened.enter_context(closing(detect(measured, looking))):

@@ -296,7 +296,7 @@ def finish(
     Example: footprints finish town-run -o sure.gpkg --confidence 0.7 --min-area 10
     """
     configure(quiet=quiet, verbose=verbose)
-    from footprints.pipeline import finish as remake
+    from footprints.finishing import finish as remake
 
     start = time.perf_counter()
     with heeding_sigterm():

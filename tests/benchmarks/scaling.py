@@ -84,7 +84,7 @@ def resume(scene: str, runs: int, folder: Path) -> None:
     output = folder / "town.gpkg"
     asked = {"detector": fp.load_detector(device="cpu"), "progress": False, "overwrite": True}
     with (
-        mock.patch("footprints.pipeline.write_layer", side_effect=Stop),
+        mock.patch("footprints.finishing.write_layer", side_effect=Stop),
         suppress(Stop),
     ):
         fp.predict(scene, output=output, **asked)
@@ -94,7 +94,7 @@ def resume(scene: str, runs: int, folder: Path) -> None:
 
     def go_on() -> None:
         with (
-            mock.patch("footprints.pipeline.write_layer", side_effect=Stop),
+            mock.patch("footprints.finishing.write_layer", side_effect=Stop),
             suppress(Stop),
         ):
             fp.predict(scene, output=output, resume=True, **asked)
