@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from footprints.rate_test import RateTest, lr_find
     from footprints.recalibration import calibrate
     from footprints.show_chips import show
+    from footprints.streamed import predict_iter
     from footprints.training import train
     from footprints.vector.regularize import regularize
     from footprints.vector.simplify import simplify
@@ -56,6 +57,7 @@ _HOMES = {
     "plot_instances": "footprints.plotting",
     "predict": "footprints.pipeline",
     "predict_each": "footprints.batch",
+    "predict_iter": "footprints.streamed",
     "regularize": "footprints.vector.regularize",
     "save_overlay": "footprints.pictures",
     "show": "footprints.show_chips",
@@ -88,6 +90,7 @@ __all__ = [
     "plot_instances",
     "predict",
     "predict_each",
+    "predict_iter",
     "regularize",
     "save_overlay",
     "show",

@@ -25,8 +25,9 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 from shapely import Geometry, Polygon
 
-from footprints.chip import ChipGrid, Detector, SizesBatches
-from footprints.detection import Looking, Measured, cover_scene, detect
+from footprints.chip import ChipGrid, Detector
+from footprints.cluster import open_crew
+from footprints.detection import Looking, Measured, cover_scene, detect, fitting_batch
 from footprints.errors import ConfigError, OrientationWarning, RasterError, RunError
 from footprints.failures import SceneOutcome, Tally, failed_before
 from footprints.merging import merge_own_scenes
@@ -67,11 +68,10 @@ from footprints.vector.write import check_output, write_layer
 
 if TYPE_CHECKING:
     import torch
+    from distributed import Client
 
 logger = logging.getLogger(__name__)
 
-BATCH_SIZE = 2
-"""Chips that go through a detector together that does not know how many it can hold."""
 KEPT_CONFIDENCE = 0.05
 """Layers can be made from a kept run down to this confidence: little below is a building."""
 
@@ -136,6 +136,8 @@ def predict(
     asset: str | None = None,
     allow_outside: bool = False,
     told: Callable[[SceneOutcome], object] | None = None,
+    cluster: str | Path | Client | None = None,
+    workers: int | None = None,
     progress: bool = True,
 ) -> GeoDataFrame:
     """Find the buildings of one or more scenes.
@@ -203,6 +205,11 @@ def predict(
         allow_outside: Scenes may name rasters anywhere, as virtual rasters do; otherwise those at
             or below their folder (`footprints.raster.trust`).
         told: Is told how each scene went, when it is through.
+        cluster: Workers of dask.distributed that look at the chips, which makes no difference to
+            the layer but for the last digits of a network's arithmetic: ``local`` starts some on
+            this machine, one for each GPU; or the address of a scheduler, the path of its file, or
+            a client. None looks in this process.
+        workers: Processes of a ``local`` cluster instead.
         progress: Show a progress bar, on a terminal or in a notebook.
 
     Returns:
@@ -224,6 +231,7 @@ def predict(
             out before the work starts.
         RunError: The unfinished run was asked for something else, its scenes or weights have
             changed, or another process is at work on it.
+        ClusterError: No scheduler answers, it is lost, or workers die of what they are given.
 
     Warns:
         OrientationWarning: A photograph is stored turned; it is read as it is stored.
@@ -301,7 +309,7 @@ def predict(
     _warn_of_turned(measured)
     logger.info("%s", gdal_settings())
     if batch_size is None:
-        batch_size = _fitting_batch(detector, [each.cover for each in measured])
+        batch_size = fitting_batch(detector, measured)
     with ExitStack() as opened:
         journal = None
         if beside is not None:
@@ -318,7 +326,12 @@ def predict(
                 )
             )
             batch_size = journal.batch_size
-        looking = Looking(detector, batch_size, threshold, heard_from, progress, journal)
+        crew = opened.enter_context(
+            open_crew(
+                cluster, detector, workers=workers, batch_size=batch_size, heard_from=heard_from
+            )
+        )
+        looking = Looking(detector, batch_size, threshold, heard_from, progress, journal, crew)
         found = opened.enter_context(closing(detect(measured, looking)))
         if keep is not None:
             run.parameters["batch_size"] = batch_size
@@ -348,16 +361,6 @@ def _load(
     from footprints.tta import AugmentedDetector
 
     return AugmentedDetector(detector, tta)
-
-
-def _fitting_batch(detector: Detector, covers: Sequence[Cover]) -> int:
-    """How many chips go through together where nobody says so."""
-    if not isinstance(detector, SizesBatches):
-        return BATCH_SIZE
-    return detector.fitting_batch(
-        max(cover.chips.chip_height for cover in covers),
-        max(cover.chips.chip_width for cover in covers),
-    )
 
 
 def _journaled(output: str | Path | None, keep: str | Path | None) -> Path | None:
