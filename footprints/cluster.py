@@ -267,6 +267,7 @@ def _connected(cluster: str | Path | Client, workers: int | None) -> Iterator[Cl
 
 def _start_local(workers: int | None) -> SpecCluster:
     """A cluster of processes that only this machine can reach."""
+    import dask
     from distributed import Nanny, Scheduler, SpecCluster
 
     gpus = _visible_gpus()
@@ -280,17 +281,19 @@ def _start_local(workers: int | None) -> SpecCluster:
         "silence_logs": logging.ERROR,
     }
     pinned = [{"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} if gpus else {} for n in range(count)]
-    return SpecCluster(
-        workers={
-            number: {"cls": Nanny, "options": {**each, "env": env}}
-            for number, env in enumerate(pinned)
-        },
-        scheduler={
-            "cls": Scheduler,
-            "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"},
-        },
-        silence_logs=logging.ERROR,
-    )
+    # Nannies would set the threads of OpenMP for this process, too, and leave it at that.
+    with dask.config.set({"distributed.nanny.pre-spawn-environ": {}}):
+        return SpecCluster(
+            workers={
+                number: {"cls": Nanny, "options": {**each, "env": env}}
+                for number, env in enumerate(pinned)
+            },
+            scheduler={
+                "cls": Scheduler,
+                "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"},
+            },
+            silence_logs=logging.ERROR,
+        )
 
 
 def _visible_gpus() -> list[str]:

@@ -291,6 +291,12 @@ def test_a_missing_extra_is_named(scene, monkeypatch):
         fp.predict(scene, detector=KnownBuildings(on_ground(TOWN)), cluster="local", **GRID)
 
 
+def test_a_local_cluster_leaves_the_environment_as_it_was(scene):
+    before = dict(os.environ)
+    fp.predict(scene, detector=KnownBuildings(on_ground(TOWN)), cluster="local", **GRID)
+    assert dict(os.environ) == before
+
+
 def test_dask_is_loaded_when_a_cluster_is_asked_for():
     script = "import sys, footprints.pipeline; print({'dask', 'distributed'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
