@@ -14,6 +14,7 @@ import shapely
 from numpy.typing import NDArray
 
 from footprints.chip import ChipGrid
+from footprints.vector.courtyards import open_courtyards
 from footprints.vector.disjoint import in_order
 from footprints.vector.outlines import Footprints, Indices, Mask, Polygons
 from footprints.vector.parts import is_sliver, largest_parts
@@ -62,6 +63,12 @@ def settle_wide_roofs(
     shared = shapely.area(shapely.intersection(wide.polygons[roof], fine.polygons[piece]))
     inside = np.bincount(piece, shared, minlength=len(fine))
     is_fragment = inside >= FRAGMENT_SHARE * shapely.area(fine.polygons)
+    own = is_fragment[piece]
+    wide = wide.with_polygons(
+        open_courtyards(
+            wide.polygons, fine, roof[own], piece[own], grid, coarse_px * SAME_WALL_PX
+        )
+    )
     if not overlaps:
         is_neighbour = ~is_fragment[piece]
         neighbours = fine.polygons[piece[is_neighbour]]
