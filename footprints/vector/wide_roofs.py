@@ -39,7 +39,8 @@ def settle_wide_roofs(
 ) -> Footprints:
     """Take from a coarse pass the roofs that no chip of the fine pass can see whole.
 
-    A coarse footprint replaces the fragments that lie in it. It is not used where a chip shows the
+    A coarse footprint replaces the fragments that lie in it; the courtyards that those show stay
+    open (`footprints.vector.courtyards`). It is not used where a chip shows the
     roof whole, where the pieces already joined to the same outline, where complete buildings were
     found instead, or where a seam cuts it in the coarse pass too.
 
@@ -53,7 +54,9 @@ def settle_wide_roofs(
     Returns:
         Footprints in order of position, without common ground unless ``overlaps``.
     """
-    wide = coarse.take(_is_complete(coarse, grid) & ~_fits_a_chip(coarse.polygons, grid))
+    wide = coarse.take(
+        _is_complete(coarse, grid, EDGE_PX * coarse_px) & ~_fits_a_chip(coarse.polygons, grid)
+    )
     first, second = shapely.STRtree(fine.polygons).query(wide.polygons, predicate="intersects")
     if overlaps:
         same_class = wide.labels[first] == fine.labels[second]
@@ -65,9 +68,7 @@ def settle_wide_roofs(
     is_fragment = inside >= FRAGMENT_SHARE * shapely.area(fine.polygons)
     own = is_fragment[piece]
     wide = wide.with_polygons(
-        open_courtyards(
-            wide.polygons, fine, roof[own], piece[own], grid, coarse_px * SAME_WALL_PX
-        )
+        open_courtyards(wide.polygons, fine, roof[own], piece[own], grid, coarse_px * SAME_WALL_PX)
     )
     if not overlaps:
         is_neighbour = ~is_fragment[piece]
@@ -78,11 +79,11 @@ def settle_wide_roofs(
     return in_order(Footprints.concatenate([fine.take(~is_fragment), wide]))
 
 
-def _is_complete(footprints: Footprints, grid: ChipGrid) -> Mask:
-    """(n,) whether footprints end nowhere but at their walls or at the raster's edge."""
+def _is_complete(footprints: Footprints, grid: ChipGrid, reach: float) -> Mask:
+    """(n,) whether footprints end nowhere but at their walls or so near to the raster's edge."""
     bounds = shapely.bounds(footprints.polygons).reshape(-1, 4)
-    inside = np.all(bounds[:, :2] > EDGE_PX, axis=1)
-    inside &= np.all(bounds[:, 2:] < np.array([grid.width, grid.height]) - EDGE_PX, axis=1)
+    inside = np.all(bounds[:, :2] > reach, axis=1)
+    inside &= np.all(bounds[:, 2:] < np.array([grid.width, grid.height]) - reach, axis=1)
     return np.asarray(~(footprints.cut & inside))
 
 
