@@ -5,8 +5,8 @@ miss, walls are cut with one more across it. It is taken for such a chamfer wher
 itself and beside both its neighbours, and those are walls of one right-angled corner. Long
 chamfers are walls that were built so, and the walls of an octagon are as long as each other.
 
-A right angle over a chamfer of length c has its corner c / 2 away from it. So with the longest
-chamfer twice the tolerance, no corner is rebuilt farther out than the tolerance allows.
+A right angle over a chamfer of length c has its corner c / 2 away from it, and somewhat less from a
+round outline. Buildings stay as they are where a corner would be farther out than the tolerance.
 """
 
 from __future__ import annotations

@@ -60,15 +60,15 @@ def _share_at_edges(holes: Polygons, grid: ChipGrid) -> NDArray[np.float64]:
     at_edge = np.zeros(len(start), dtype=bool)
     # The hole lies to the left of its rim, so the way it runs tells whether chips with the roof
     # begin or end there.
-    begins_to = {0: step[:, 1] > 0, 1: step[:, 0] < 0}
-    for axis, (starts, side) in enumerate(
-        ((grid.column_starts, grid.chip_width), (grid.row_starts, grid.chip_height))
+    for axis, begins, starts, side in (
+        (0, step[:, 1] > 0, grid.column_starts, grid.chip_width),
+        (1, step[:, 0] < 0, grid.row_starts, grid.chip_height),
     ):
         edges = np.array(starts, dtype=np.float64)
-        for begins, line in ((True, edges), (False, edges + side)):
-            near = _distance(start[:, axis], line) <= EDGE_PX
-            near &= _distance(end[:, axis], line) <= EDGE_PX
-            at_edge |= near & (begins_to[axis] == begins)
+        for which, lines in ((begins, edges), (~begins, edges + side)):
+            near = _distance(start[:, axis], lines) <= EDGE_PX
+            near &= _distance(end[:, axis], lines) <= EDGE_PX
+            at_edge |= near & which
     length = np.hypot(*step.T)
     along = np.bincount(owner, length * at_edge, len(holes))
     return np.asarray(along / shapely.length(rims))
