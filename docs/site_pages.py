@@ -32,6 +32,7 @@ ELSEWHERE = {
     "CHANGELOG.md": "changelog.md",
     "data_samples/README.md": "sample.md",
     **{f"footprints/weights/{p.name}": p.name for p in (ROOT / "footprints/weights").glob("*.md")},
+    **{f"notebooks/{p.name}": f"{p.stem}.md" for p in sorted((ROOT / "notebooks").glob("*.ipynb"))},
 }
 """Files of the repository that are pages, too."""
 
@@ -44,6 +45,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     placed = set(re.findall(r"[\w-]+\.(?:md|ipynb)", str(config.nav)))
     (guides,) = (entry["How to"] for entry in config.nav if "How to" in entry)
     guides += sorted(p.name for p in (ROOT / "docs").glob("*.md") if p.name not in placed)
+    (notebooks,) = (entry["Notebooks"] for entry in config.nav if "Notebooks" in entry)
+    notebooks += [ELSEWHERE[path] for path in ELSEWHERE if path.endswith(".ipynb")]
     return config
 
 
@@ -53,11 +56,22 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "commands.md": commands(),
         "configuration.md": configuration(),
         "python.md": python(),
-        **{page: (ROOT / path).read_text(encoding="utf-8") for path, page in ELSEWHERE.items()},
+        **{page: read_page(ROOT / path) for path, page in ELSEWHERE.items()},
     }
     for name, content in pages.items():
         files.append(File.generated(config, name, content=content))
     return files
+
+
+def read_page(path: Path) -> str:
+    """A file as Markdown; notebooks are stored without outputs, so their cells are all there is."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
+    return "\n\n".join(
+        source if kind == "markdown" else f"```python\n{source}\n```" for kind, source in cells
+    )
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from footprints.plotting import plot, plot_instances
 
     __version__: str
-    from footprints.pipeline import finish, predict
+    from footprints.finishing import finish
+    from footprints.pipeline import predict
     from footprints.rate_test import RateTest, lr_find
     from footprints.recalibration import calibrate
     from footprints.show_chips import show
+    from footprints.streamed import predict_iter
     from footprints.training import train
     from footprints.vector.regularize import regularize
     from footprints.vector.simplify import simplify
@@ -46,7 +48,7 @@ _HOMES = {
     "check_labels": "footprints.data.faults",
     "convert_weights": "footprints.model.convert",
     "evaluate": "footprints.evaluation",
-    "finish": "footprints.pipeline",
+    "finish": "footprints.finishing",
     "generate_scene": "footprints.data.synthetic",
     "load_config": "footprints.config",
     "load_detector": "footprints.model.detector",
@@ -56,6 +58,7 @@ _HOMES = {
     "plot_instances": "footprints.plotting",
     "predict": "footprints.pipeline",
     "predict_each": "footprints.batch",
+    "predict_iter": "footprints.streamed",
     "regularize": "footprints.vector.regularize",
     "save_overlay": "footprints.pictures",
     "show": "footprints.show_chips",
@@ -88,6 +91,7 @@ __all__ = [
     "plot_instances",
     "predict",
     "predict_each",
+    "predict_iter",
     "regularize",
     "save_overlay",
     "show",

@@ -20,19 +20,18 @@ from typing import NamedTuple
 import numpy as np
 from affine import Affine
 
-from footprints.chip import Chip, Detector, SizesBatches, Window
+from footprints.chip import Chip, Detector, Window
+from footprints.detection import Measured, fitting_batch
 from footprints.errors import ConfigError, DetectionCapWarning
 from footprints.raster.opening import CACHE_BYTES
 from footprints.rows import READ_AHEAD, Cover
 
-BATCH_SIZE = 2
-"""Chips that go through a detector together that does not know how many it can hold."""
 LEAST_CACHE_BYTES = 64 << 20
 """GDAL's cache of blocks in the smallest budget: with less, wide rasters stored line by line would
 be read anew for every chip of a row."""
 _REST_BYTES = 384 << 20
-"""Room for rows of chips that are traced, merged and written, and for what allocators keep: a run in
-the least budget took 176 MB beyond 128 MiB."""
+"""Room for rows of chips that are traced, merged and written, and for what allocators keep: with
+128 MiB, a run in a budget of 1.6 GB took 176 MB too much."""
 _UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
@@ -68,7 +67,7 @@ def parse_size(text: str | int) -> int:
 
 def plan_run(
     detector: Detector,
-    covers: Sequence[Cover],
+    measured: Sequence[Measured],
     *,
     batch_size: int | None,
     memory: int | None,
@@ -77,18 +76,19 @@ def plan_run(
 
     Args:
         detector: Is shown blank chips, if there is a budget.
-        covers: All scenes of the run.
+        measured: All scenes of the run.
         batch_size: What the user asked for; None takes what fits.
         memory: Budget of this process in bytes; None sets none.
 
     Raises:
         ConfigError: The budget does not hold the detector and a batch.
     """
-    height = max((cover.chips.chip_height for cover in covers), default=1)
-    width = max((cover.chips.chip_width for cover in covers), default=1)
-    size = _fitting_batch(detector, height, width) if batch_size is None else batch_size
+    covers = [each.cover for each in measured]
+    size = fitting_batch(detector, measured) if batch_size is None else batch_size
     if memory is None:
         return Plan(size, None)
+    height = max((cover.chips.chip_height for cover in covers), default=1)
+    width = max((cover.chips.chip_width for cover in covers), default=1)
     look = _measure_looks(detector)
     pixel = look.pixel + (READ_AHEAD + 2) * _bytes_read(covers)
 
@@ -106,13 +106,6 @@ def plan_run(
             f"{'--chip-size' if size == 1 else '--batch-size'}"
         )
     return Plan(size, min(LEAST_CACHE_BYTES + memory - needed(size), CACHE_BYTES))
-
-
-def _fitting_batch(detector: Detector, height: int, width: int) -> int:
-    """How many chips go through together where neither the user nor a budget says so."""
-    if isinstance(detector, SizesBatches):
-        return detector.fitting_batch(height, width)
-    return BATCH_SIZE
 
 
 class _Looks(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from shapely import Geometry, MultiPolygon
 
 from footprints.addresses import redact
-from footprints.chip import ChipGrid, Detector, InputSpec, Scaling
+from footprints.chip import ChipGrid, Detector, InputSpec, Scaling, SizesBatches
+from footprints.cluster import Crew, Order
 from footprints.errors import ChipSizeError, FootprintsWarning, RasterError
 from footprints.progress import Progress
 from footprints.raster.reader import SceneGrid, resample_scene, resize_picture
@@ -33,6 +34,8 @@ from footprints.vector.outlines import Outlines
 
 logger = logging.getLogger(__name__)
 
+_BATCH_SIZE = 2
+"""Chips that go through a detector together that does not know how many it can hold."""
 COARSE_FACTOR = 4
 """Fine pixels per coarse pixel: in the coarse pass a chip shows sixteen times the ground, so that
 a roof as wide as three chips is seen with everything around it."""
@@ -53,6 +56,10 @@ class Looking:
     """Show a progress bar, on a terminal or in a notebook."""
     journal: Journal | None = None
     """Rows of chips that are done, and where to note those that get done; None notes nothing."""
+    crew: Crew | None = None
+    """Workers that look; None looks here."""
+    coarse_first: bool = False
+    """Passes of a scene come in the other order."""
 
     def shrink(self, batch_size: int) -> None:
         """Go on with smaller batches, here and in a run that goes on from the journal."""
@@ -106,6 +113,16 @@ class Measured:
     """Ground that was asked for, in grid pixels; None asks for all."""
 
 
+def fitting_batch(detector: Detector, measured: Sequence[Measured]) -> int:
+    """How many chips go through a detector together where nobody says so."""
+    if not measured or not isinstance(detector, SizesBatches):
+        return _BATCH_SIZE
+    return detector.fitting_batch(
+        max(each.cover.chips.chip_height for each in measured),
+        max(each.cover.chips.chip_width for each in measured),
+    )
+
+
 def detect(measured: Sequence[Measured], looking: Looking) -> Generator[DetectedScene]:
     """Show scenes to a detector, one after the other.
 
@@ -117,11 +134,13 @@ def detect(measured: Sequence[Measured], looking: Looking) -> Generator[Detected
         measured: The scenes.
         looking: The detector, and how to use it.
     """
-    for each in measured:
+    sources = [_Opened(each.cover.grid.scene, looking.detector.input_spec) for each in measured]
+    if looking.crew is not None:
+        looking.crew.take(_orders(measured, sources, looking))
+    for each, opened in zip(measured, sources, strict=True):
         cover, scene = each.cover, each.cover.grid.scene
-        looks = [cover, _coarse(each)] if len(cover.chips) > 1 else [cover]
+        looks = _looks(each, looking)
         total = sum(_count(look) for look in looks)
-        opened = _Opened(scene, looking.detector.input_spec)
         logger.info("%s: %s", scene.name, _plan(cover))
         with (
             closing(scene),
@@ -179,6 +198,23 @@ def _count(cover: Cover) -> int:
     return len(cover.chips) if cover.wanted is None else int(cover.wanted.sum())
 
 
+def _orders(
+    measured: Sequence[Measured], sources: Sequence[_Opened], looking: Looking
+) -> Iterator[Order]:
+    """What workers are to look at, scene by scene."""
+    for each, opened in zip(measured, sources, strict=True):
+        looks = _looks(each, looking)
+        rows = [
+            _PassJournal(looking.journal, each.number, number).missing(_rows_wanted(look))
+            for number, look in enumerate(looks)
+        ]
+        if not any(rows):
+            continue
+        # A scene that fails does so again when its rows are asked for, where it can be left out.
+        with closing(opened.scene), suppress(RasterError):
+            yield Order(each.number, looks, opened.scaling, rows)
+
+
 def _plan(cover: Cover) -> str:
     """How a scene is looked at, for the log."""
     grid, chips, own = cover.grid, cover.chips, cover.grid.scene.gsd_m()
@@ -196,6 +232,13 @@ def _pixel_m(cover: Cover) -> float | None:
     """The longer side of a grid pixel on the ground."""
     own = cover.grid.scene.gsd_m()
     return None if own is None else max(np.multiply(own, cover.grid.factor).tolist())
+
+
+def _looks(measured: Measured, looking: Looking) -> list[Cover]:
+    """The passes over a scene: a coarse one, too, where it takes several chips."""
+    fine = measured.cover
+    looks = [fine, _coarse(measured)] if len(fine.chips) > 1 else [fine]
+    return looks[::-1] if looking.coarse_first else looks
 
 
 def _coarse(measured: Measured) -> Cover:
@@ -245,19 +288,10 @@ def _look(
     name = cover.grid.scene.name
     bar.rename(f"{name}, wide roofs" if cover.is_coarse else name)
     wanted = _wanted_in_rows(cover)
-    missing = done.missing(np.flatnonzero(wanted).tolist())
+    missing = done.missing(_rows_wanted(cover))
     looked: Iterator[ChipRow] = iter(())
     if missing:
-        looked = look_at_rows(
-            cover,
-            looking.detector,
-            opened.scaling,
-            missing,
-            batch_size=looking.batch_size,
-            heard_from=looking.heard_from,
-            count=bar.update,
-            shrunk=looking.shrink,
-        )
+        looked = _show(cover, missing, looking, opened, bar, done)
     buildings, rows_read = 0, 0
     for row in range(len(wanted)):
         chips = _empty_row(cover, looking.detector) if not wanted[row] else done.read(row)
@@ -274,6 +308,36 @@ def _look(
         yield chips
     if not rows_read and not cover.is_coarse:
         _warn_of_nothing(cover)
+
+
+def _show(
+    cover: Cover,
+    rows: Sequence[int],
+    looking: Looking,
+    opened: _Opened,
+    bar: Progress,
+    done: _PassJournal,
+) -> Iterator[ChipRow]:
+    """What rows of chips show, seen by workers or here."""
+    scaling = opened.scaling
+    if looking.crew is not None:
+        return looking.crew.rows(done.scene, done.look, faults=cover.faults, count=bar.update)
+    return look_at_rows(
+        cover,
+        looking.detector,
+        scaling,
+        rows,
+        batch_size=looking.batch_size,
+        heard_from=looking.heard_from,
+        count=bar.update,
+        shrunk=looking.shrink,
+    )
+
+
+def _rows_wanted(cover: Cover) -> list[int]:
+    """The rows with chips that are looked at."""
+    rows: list[int] = np.flatnonzero(_wanted_in_rows(cover)).tolist()
+    return rows
 
 
 def _wanted_in_rows(cover: Cover) -> NDArray[np.int64]:

@@ -45,6 +45,10 @@ class DeviceError(FootprintsError):
     """The compute device asked for is not there."""
 
 
+class ClusterError(FootprintsError):
+    """A cluster cannot be used: not installed, no answer, or its scheduler or workers are lost."""
+
+
 class TrainingError(FootprintsError):
     """Training cannot start or go on: no labels, a loss that is not a number."""
 

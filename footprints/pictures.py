@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from geopandas import GeoDataFrame
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.path import Path as Outline
     from pyproj import CRS
 
@@ -32,6 +33,8 @@ _STRETCH = (2, 98)
 _DPI = 100
 _GAP = 8
 """Pixels between panels."""
+_LEAST_SIDE_WITH_LEGEND = 400
+"""Pixels; on smaller pictures a legend would hide what it explains."""
 _CONFIDENCE_RANGE = (0.3, 1.0)
 """Confidences at the two ends of the colours."""
 FILL_OPACITY = 0.45
@@ -303,9 +306,33 @@ def _draw_outlines(
     from matplotlib.colors import Normalize
 
     rings, owner = shapely.get_rings(polygons, return_index=True)
-    colours = ScalarMappable(Normalize(*_CONFIDENCE_RANGE), "plasma").to_rgba(confidences)
+    scale = ScalarMappable(Normalize(*_CONFIDENCE_RANGE), "plasma")
+    colours = scale.to_rgba(confidences)
     lines = [shapely.get_coordinates(ring) for ring in rings]
     axes.add_collection(LineCollection(lines, colors=colours[owner], linewidths=1.2))
+    if len(rings) and min(axes.bbox.size) >= _LEAST_SIDE_WITH_LEGEND:
+        _draw_legend(axes, scale)
+
+
+def _draw_legend(axes: Axes, scale: ScalarMappable) -> None:
+    """What the colours of outlines mean, in the lower left corner."""
+    from matplotlib.patches import Rectangle
+
+    pixel_x, pixel_y = 1 / axes.bbox.width, 1 / axes.bbox.height
+    axes.add_patch(
+        Rectangle(
+            (8 * pixel_x, 8 * pixel_y),
+            184 * pixel_x,
+            58 * pixel_y,
+            transform=axes.transAxes,
+            facecolor=(1, 1, 1, 0.85),
+            zorder=3,
+        )
+    )
+    place = axes.inset_axes((20 * pixel_x, 34 * pixel_y, 160 * pixel_x, 10 * pixel_y), zorder=4)
+    bar = axes.figure.colorbar(scale, cax=place, orientation="horizontal", ticks=_CONFIDENCE_RANGE)
+    bar.ax.set_title("confidence", fontsize=9, pad=3)
+    bar.ax.tick_params(labelsize=9, length=2, pad=1)
 
 
 def _draw_objects(

@@ -3,103 +3,53 @@
 raster -> grid -> chips -> instances -> outlines -> merged across seams -> placed -> straightened ->
 written
 
-`predict` goes all the way; `finish` starts from outlines that an earlier `predict` kept.
+From the outlines on it is `footprints.finishing`.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from affine import Affine
 from geopandas import GeoDataFrame
 from pyproj import CRS
-from pyproj.exceptions import CRSError
-from shapely import Geometry, Polygon
 
 from footprints.budget import LEAST_CACHE_BYTES, parse_size, plan_run
-from footprints.chip import ChipGrid, Detector
+from footprints.chip import Detector
+from footprints.cluster import open_crew
 from footprints.detection import Looking, Measured, cover_scene, detect
-from footprints.errors import ConfigError, OrientationWarning, RasterError, RunError
+from footprints.errors import ConfigError, OrientationWarning, RasterError
 from footprints.failures import SceneOutcome, Tally, failed_before
-from footprints.merging import merge_own_scenes
+from footprints.finishing import Wanted, check_keypoints, check_reach, make_layer, parse_crs
 from footprints.raster.listing import list_rasters
 from footprints.raster.opening import gdal_settings, limit_cache
 from footprints.raster.source import Scene, open_scene
 from footprints.rows import Cover
-from footprints.stages import staged
 from footprints.surveying import describe_asked, survey
-from footprints.vector.area import cut_layer, read_area
-from footprints.vector.detected import ChipRow, DetectedScene
+from footprints.vector.area import read_area
 from footprints.vector.journal import open_journal
 from footprints.vector.kept import (
     KeptArea,
     KeptRun,
     check_run_place,
     keep_scenes,
-    kept_scenes,
-    read_run,
 )
-from footprints.vector.keypoints import keypoint_layer
-from footprints.vector.layer import concat_layers, place, reproject
 from footprints.vector.merge import EVIDENCE_SHARE
-from footprints.vector.outlines import Footprints
 from footprints.vector.postgis import is_database
-from footprints.vector.read import GEOJSON_SUFFIXES
-from footprints.vector.scenes import (
-    attach_scenes,
-    describe_grid,
-    describe_scene,
-    unite_seen,
-)
-from footprints.vector.snapping import snap_vertices
-from footprints.vector.straighten import check_options, straighten
-from footprints.vector.streaming import merge_rows
-from footprints.vector.wide_roofs import settle_wide_roofs
-from footprints.vector.write import check_output, write_layer
 
 if TYPE_CHECKING:
     import torch
+    from distributed import Client
 
 logger = logging.getLogger(__name__)
 
 KEPT_CONFIDENCE = 0.05
 """Layers can be made from a kept run down to this confidence: little below is a building."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
-    """What the layer is to be like; None leaves it to the detector. Checked when it is made."""
-
-    output: str | Path | None
-    keypoints: str | Path | None
-    confidence: float | None
-    min_area_m2: float
-    regularize: str | None
-    tolerance_m: float | None
-    simplify_m: float | None
-    overlaps: bool | None
-    crs: CRS | None
-    overwrite: bool
-
-    def __post_init__(self) -> None:
-        for path in (self.output, self.keypoints):
-            if path is not None:
-                check_output(path, overwrite=self.overwrite)
-        if self.confidence is not None and not 0 <= self.confidence <= 1:
-            raise ConfigError(f"confidence must be in [0, 1], got {self.confidence}")
-        if not 0 <= self.min_area_m2 < math.inf:
-            raise ConfigError(f"min area must be finite and not negative, got {self.min_area_m2}")
-        check_options(self.regularize, self.tolerance_m, self.simplify_m)
-        _check_geojson_crs(self.output, self.crs)
 
 
 def predict(
@@ -136,6 +86,8 @@ def predict(
     asset: str | None = None,
     allow_outside: bool = False,
     told: Callable[[SceneOutcome], object] | None = None,
+    cluster: str | Path | Client | None = None,
+    workers: int | None = None,
     progress: bool = True,
 ) -> GeoDataFrame:
     """Find the buildings of one or more scenes.
@@ -207,6 +159,11 @@ def predict(
         allow_outside: Scenes may name rasters anywhere, as virtual rasters do; otherwise those at
             or below their folder (`footprints.raster.trust`).
         told: Is told how each scene went, when it is through.
+        cluster: Workers of dask.distributed that look at the chips, which makes no difference to
+            the layer but for the last digits of a network's arithmetic: ``local`` starts some on
+            this machine, one for each GPU; or the address of a scheduler, the path of its file, or
+            a client. None looks in this process.
+        workers: Processes of a ``local`` cluster instead.
         progress: Show a progress bar, on a terminal or in a notebook.
 
     Returns:
@@ -228,6 +185,7 @@ def predict(
             out before the work starts.
         RunError: The unfinished run was asked for something else, its scenes or weights have
             changed, or another process is at work on it.
+        ClusterError: No scheduler answers, it is lost, or workers die of what they are given.
 
     Warns:
         OrientationWarning: A photograph is stored turned; it is read as it is stored.
@@ -236,7 +194,7 @@ def predict(
     beside = _journaled(output, keep)
     changed = _what_failed(beside) if retry_failed else set()
     replaces = overwrite or retry_failed
-    wanted = _Wanted(
+    wanted = Wanted(
         output=output,
         keypoints=keypoints,
         confidence=confidence,
@@ -245,7 +203,7 @@ def predict(
         tolerance_m=tolerance_m,
         simplify_m=simplify_m,
         overlaps=overlaps,
-        crs=_parse_crs(out_crs),
+        crs=parse_crs(out_crs),
         overwrite=replaces,
     )
     if keep is not None:
@@ -278,13 +236,13 @@ def predict(
             "tta": tta,
         },
     )
-    _check_keypoints(wanted, run)
+    check_keypoints(wanted, run)
     heard_from = EVIDENCE_SHARE * run.kept_confidence
     tally = Tally(paths, beside=beside, keep_going=keep_going or retry_failed, told=told)
 
     def measure(scene: Scene) -> Cover:
         cover = cover_scene(scene, spec, chip_size=chip_size, overlap=overlap)
-        _check_reach(cover.chips, cover.grid.transform, scene.crs, wanted.crs)
+        check_reach(cover.chips, cover.grid.transform, scene.crs, wanted.crs)
         return cover
 
     with limit_cache(None if budget is None else LEAST_CACHE_BYTES):
@@ -305,8 +263,7 @@ def predict(
             tally=tally,
         )
     _warn_of_turned(measured)
-    covers = [each.cover for each in measured]
-    batch_size, cache = plan_run(detector, covers, batch_size=batch_size, memory=budget)
+    batch_size, cache = plan_run(detector, measured, batch_size=batch_size, memory=budget)
     with ExitStack() as opened:
         opened.enter_context(limit_cache(cache))
         logger.info("%s", gdal_settings())
@@ -325,12 +282,17 @@ def predict(
                 )
             )
             batch_size = journal.batch_size
-        looking = Looking(detector, batch_size, threshold, heard_from, progress, journal)
+        crew = opened.enter_context(
+            open_crew(
+                cluster, detector, workers=workers, batch_size=batch_size, heard_from=heard_from
+            )
+        )
+        looking = Looking(detector, batch_size, threshold, heard_from, progress, journal, crew)
         found = opened.enter_context(closing(detect(measured, looking)))
         if keep is not None:
             run.parameters["batch_size"] = batch_size
             found = opened.enter_context(closing(keep_scenes(found, run, Path(keep))))
-        layer = _make_layer(found, run, wanted, tally)
+        layer = make_layer(found, run, wanted, tally)
         if journal is not None and tally.failures:
             journal.keep()
         tally.write()
@@ -364,194 +326,6 @@ def _journaled(output: str | Path | None, keep: str | Path | None) -> Path | Non
     return None if output is None or is_database(output) else Path(output)
 
 
-def finish(
-    run: str | Path,
-    *,
-    output: str | Path | None = None,
-    keypoints: str | Path | None = None,
-    confidence: float | None = None,
-    min_area_m2: float = 4.0,
-    regularize: str | None = None,
-    tolerance_m: float | None = None,
-    simplify_m: float | None = None,
-    overlaps: bool | None = None,
-    out_crs: str | CRS | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> GeoDataFrame:
-    """Make a layer from a kept run: what `predict` would make now, without the network.
-
-    Args:
-        run: Folder that `predict` kept.
-        output: As for `predict`; so are all the others.
-        keypoints: Likewise.
-        confidence: Likewise.
-        min_area_m2: Likewise.
-        regularize: Likewise.
-        tolerance_m: Likewise.
-        simplify_m: Likewise.
-        overlaps: Likewise.
-        out_crs: Likewise.
-        overwrite: Likewise.
-        progress: Show a progress bar, on a terminal or in a notebook.
-
-    Returns:
-        The footprint layer, as `predict` gives it.
-
-    Raises:
-        RunError: The run is missing, of another version or damaged, or was not kept down to
-            ``confidence``.
-        ConfigError, LayerError, OutputError: As for `predict`.
-    """
-    wanted = _Wanted(
-        output=output,
-        keypoints=keypoints,
-        confidence=confidence,
-        min_area_m2=min_area_m2,
-        regularize=regularize,
-        tolerance_m=tolerance_m,
-        simplify_m=simplify_m,
-        overlaps=overlaps,
-        crs=_parse_crs(out_crs),
-        overwrite=overwrite,
-    )
-    kept = read_run(run)
-    _check_keypoints(wanted, kept)
-    threshold = kept.confidence if confidence is None else confidence
-    if threshold < kept.kept_confidence:
-        raise RunError(
-            f"{run} was kept down to confidence {kept.kept_confidence:g}, got {threshold:g}; "
-            f"predict again with --keep and --confidence {threshold:g}"
-        )
-    for scene in kept.scenes:
-        fine = scene.passes[0]
-        _check_reach(fine.chips, fine.affine, scene.place, wanted.crs)
-    tally = Tally([scene.path for scene in kept.scenes])
-    return _make_layer(kept_scenes(run, kept, progress=progress), kept, wanted, tally)
-
-
-def _make_layer(
-    scenes: Iterable[DetectedScene], run: KeptRun, wanted: _Wanted, tally: Tally
-) -> GeoDataFrame:
-    """From what was found to the layer, written: all that `predict` and `finish` share."""
-    may_overlap = run.overlaps if wanted.overlaps is None else wanted.overlaps
-    layers = []
-    began = time.perf_counter()
-    for scene in scenes:
-        with tally.watch(scene.number, scene.source):
-            layer, chips = _scene_layer(scene, run, wanted, overlaps=may_overlap)
-            layers.append(layer)
-            logger.info("%s: %d outlines, seams closed", scene.source, len(layer))
-            tally.through(scene, layer, chips=chips, began=began)
-        began = time.perf_counter()
-    if not layers:
-        tally.write()
-        raise RasterError(tally.all_failed())
-    layer = concat_layers(layers, crs=wanted.crs)
-    if len(layers) > 1 and not may_overlap:
-        layer = merge_own_scenes(layer)
-    points = None if wanted.keypoints is None else keypoint_layer(layer, run.keypoints)
-    layer = straighten(
-        layer.drop(columns="keypoints", errors="ignore"),
-        method=wanted.regularize,
-        tolerance_m=wanted.tolerance_m,
-        simplify_m=wanted.simplify_m,
-    )
-    layer = snap_vertices(layer)
-    if run.area is not None:
-        # Last, because straight walls follow from neighbours beyond the area as well.
-        layer = cut_layer(layer, run.area.area)
-        points = None if points is None else points[points["building"].isin(layer["id"])]
-    if points is not None and wanted.keypoints is not None:
-        write_layer(points, wanted.keypoints, overwrite=wanted.overwrite, geometry="Point")
-    if wanted.output is not None:
-        write_layer(layer, wanted.output, overwrite=wanted.overwrite)
-    return layer
-
-
-def _scene_layer(
-    scene: DetectedScene, run: KeptRun, wanted: _Wanted, *, overlaps: bool
-) -> tuple[GeoDataFrame, int]:
-    """The footprints of one scene, with its record, and how many chips showed them."""
-    confidence = run.confidence if wanted.confidence is None else wanted.confidence
-    footprints, seen, chips = _merge_scene(scene, confidence, overlaps=overlaps)
-    fine = scene.passes[0]
-    layer = place(
-        footprints,
-        fine.transform,
-        scene.crs,
-        classes=run.classes,
-        source=scene.source,
-        model=run.model,
-        min_area_m2=wanted.min_area_m2,
-    )
-    record = describe_scene(
-        scene.source,
-        run.model,
-        seen,
-        fine.transform,
-        scene.crs,
-        pixel_m=scene.pixel_m,
-        parameters={
-            "confidence": confidence,
-            "min_area_m2": wanted.min_area_m2,
-            "regularize": wanted.regularize,
-            "tolerance_m": wanted.tolerance_m,
-            "simplify_m": wanted.simplify_m,
-            "chip_size": fine.chips.size,
-            "overlap": fine.chips.overlap,
-            "grid": describe_grid(fine.chips, fine.transform),
-            "bands": scene.bands,
-            "overlaps": overlaps,
-            "tta": run.parameters.get("tta"),
-        },
-    )
-    attach_scenes(layer, [record])
-    return layer, chips
-
-
-@staged("merging")
-def _merge_scene(
-    scene: DetectedScene, confidence: float, *, overlaps: bool
-) -> tuple[Footprints, Geometry, int]:
-    """Close the seams of each pass, and settle what only the coarse one sees whole.
-
-    Returns:
-        The footprints and the ground with data, both in grid pixels of the fine pass, and how many
-        chips were read in all passes.
-    """
-    fine, *coarser = scene.passes
-    seen: list[Geometry] = []
-    chips = 0
-
-    def counting(rows: Iterable[ChipRow]) -> Iterator[ChipRow]:
-        nonlocal chips
-        for row in rows:
-            chips += int(row.read.sum())
-            yield row
-
-    def noting_ground() -> Iterator[ChipRow]:
-        for row in fine.rows:
-            seen.append(row.valid)
-            yield row
-
-    rows = replace(fine, rows=counting(noting_ground()))
-    footprints = merge_rows(rows, confidence=confidence, overlaps=overlaps)
-    for coarse in coarser:
-        rows = replace(coarse, rows=counting(coarse.rows))
-        roofs = merge_rows(rows, confidence=confidence, overlaps=overlaps)
-        x_factor = fine.chips.width / coarse.chips.width
-        y_factor = fine.chips.height / coarse.chips.height
-        footprints = settle_wide_roofs(
-            footprints,
-            roofs.scaled(x_factor, y_factor),
-            fine.chips,
-            coarse_px=max(x_factor, y_factor),
-            overlaps=overlaps,
-        )
-    return footprints, unite_seen(seen), chips
-
-
 def _warn_of_turned(measured: Sequence[Measured]) -> None:
     turned = [each.source for each in measured if each.cover.grid.scene.turned]
     if turned:
@@ -577,36 +351,3 @@ def _check_paths(paths: Sequence[str | Path]) -> None:
     path, count = Counter(map(str, paths)).most_common(1)[0]
     if count > 1:
         raise RasterError(f"{path} is given {count} times; name every scene once")
-
-
-def _check_keypoints(wanted: _Wanted, run: KeptRun) -> None:
-    if wanted.keypoints is not None and not run.keypoints:
-        raise ConfigError(f"{run.model} finds no keypoints; leave out --keypoints")
-
-
-def _parse_crs(crs: str | CRS | None) -> CRS | None:
-    try:
-        return None if crs is None else CRS.from_user_input(crs)
-    except CRSError as err:
-        raise ConfigError(f"unknown CRS {crs!r}; give one such as EPSG:32645") from err
-
-
-def _check_geojson_crs(output: str | Path | None, crs: CRS | None) -> None:
-    if output is None or crs is None or is_database(output):
-        return
-    if Path(output).suffix.lower() not in GEOJSON_SUFFIXES:
-        return
-    if not crs.equals(CRS("EPSG:4326"), ignore_axis_order=True):
-        raise ConfigError(
-            f"GeoJSON is always WGS 84 (RFC 7946), got {crs.name} for {output}; leave out "
-            f"--out-crs, or write .gpkg"
-        )
-
-
-def _check_reach(chips: ChipGrid, transform: Affine, crs: CRS | None, target: CRS | None) -> None:
-    """Refuse a CRS that is not defined where a scene lies, by the grid pixel at its centre."""
-    if target is None:
-        return
-    x, y = chips.width / 2, chips.height / 2
-    corners = [transform @ c for c in ((x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1))]
-    reproject(GeoDataFrame(geometry=[Polygon(corners)], crs=crs), target)

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm.auto import tqdm
-
 from footprints.card import write_card
 from footprints.chip import Window
 from footprints.config import load_class_map
@@ -19,6 +17,7 @@ from footprints.errors import ConfigError, OutputError, TrainingError
 from footprints.files import check_place
 from footprints.model.checkpoint import load_weights, save_weights
 from footprints.model.detector import DEFAULT_WEIGHTS, NetworkDetector, choose_device
+from footprints.progress import is_hidden, tqdm
 from footprints.raster.scaling import fit_scaling
 from footprints.validation import Judged, as_chip, calibration_of, judge, true_instances
 
@@ -136,7 +135,7 @@ def _judge_all(
     chips = ValidationChips(
         blocks, chip_size=spec.chip_size, gsd_m=spec.gsd_m, multiple=spec.multiple
     )
-    bar = tqdm(range(len(chips)), unit="chip", disable=None if progress else True)
+    bar = tqdm(range(len(chips)), unit="chip", disable=is_hidden(progress=progress))
     for number in bar:
         sample = chips[number]
         batch = collate([sample])

@@ -128,7 +128,7 @@ def look_at_rows(
                     shrunk(looker.batch_size)
                 empty = Outlines.empty(keypoints=len(detector.keypoints))
                 coming.append(submit(tracer, _gather, cover, empty, traced, seen))
-        except Exception:
+        except (Exception, KeyboardInterrupt):
             # Rows that were seen to their end are not lost with the one that was not.
             while coming:
                 yield coming.popleft().result()

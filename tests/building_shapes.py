@@ -81,6 +81,22 @@ def staircase(polygon: Polygon, pixel_m: float = PIXEL_M) -> Polygon:
     return max(found, key=lambda part: part.area, default=polygon)
 
 
+def rounded(polygon: Polygon, sigma_px: float, pixel_m: float = PIXEL_M) -> Polygon:
+    """The outline with its corners worn by a Gaussian blur, as networks give it."""
+    cell_m, reach = pixel_m / 4, int(np.ceil(16 * sigma_px))
+    x_min, y_min, x_max, y_max = polygon.bounds
+    left, top = x_min - reach * cell_m, y_max + reach * cell_m
+    size = [int(length / cell_m) + 2 * reach + 1 for length in (y_max - y_min, x_max - x_min)]
+    transform = Affine(cell_m, 0, left, 0, -cell_m, top)
+    blurred = rasterize([polygon], size, transform=transform, dtype="uint8").astype(float)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (4 * sigma_px)) ** 2)
+    for axis in (0, 1):
+        blurred = np.apply_along_axis(np.convolve, axis, blurred, kernel / kernel.sum(), "same")
+    mask = (blurred > 0.5).astype(np.uint8)
+    found = [shapely.geometry.shape(s) for s, _ in shapes(mask, mask > 0, transform=transform)]
+    return max(found, key=lambda part: part.area)
+
+
 def common_staircase(polygons: list[Polygon], pixel_m: float = PIXEL_M) -> list[Polygon | None]:
     """Outlines from one raster of several buildings, edge to edge where they touch.
 

@@ -395,7 +395,7 @@ def test_a_damaged_run_is_one_line_and_no_layer(copied, tmp_path, damage, words)
 )
 def test_mistakes_are_found_first(run, options, error, words, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("footprints.pipeline.kept_scenes", None)
+    monkeypatch.setattr("footprints.finishing.kept_scenes", None)
     with pytest.raises(error, match=words):
         fp.finish(run, **options)
     assert not list(tmp_path.iterdir())

@@ -88,6 +88,19 @@ def test_surer_buildings_have_another_colour(write, overlay):
     assert np.abs(doubtful.reshape(-1, 3).min(0) - sure.reshape(-1, 3).min(0)).max() > 0.2
 
 
+def test_large_pictures_say_what_the_colours_mean(write, overlay):
+    scene = write(flat(height=420, width=420))
+    corner = np.s_[350:, :200]
+    legend = overlay(layer_of(HOUSE), scene)[corner]
+    # From the colour of the least confidence on the left to that of the surest on the right.
+    rows, columns = np.nonzero(drawn(legend))
+    row = (rows.min() + rows.max()) // 2
+    left, right = legend[row, columns.min() + 3], legend[row, columns.max() - 3]
+    assert left[2] > left[1]
+    assert right[1] > right[2]
+    assert not drawn(overlay(layer_of(), scene)).any(), "there is nothing to explain"
+
+
 def test_courtyards_are_outlined_too(write, overlay):
     picture = overlay(layer_of(HOUSE.difference(box(60, 30, 80, 50))), write())
     assert drawn(picture)[40, 59:62].any()

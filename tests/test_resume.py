@@ -1,5 +1,6 @@
 """Runs that are cut short go on where they were, and end with the bytes of an undisturbed one."""
 
+import itertools
 import os
 import random
 import signal
@@ -18,14 +19,18 @@ from labelled_scenes import write_image
 from typer.testing import CliRunner
 
 import footprints as fp
+from footprints import pipeline, rows
 from footprints.chip import Chip, Instances
 from footprints.cli import app
 from footprints.errors import OutputError, RunError
-from footprints.vector.journal import journal_of
+from footprints.vector import streaming
+from footprints.vector.journal import Journal, journal_of
 from footprints.vector.read import read_layer
 
 GRID = {"chip_size": 96, "overlap": 32, "batch_size": 2, "progress": False}
 KILLS = 10
+STEPS = 100
+"""Of `die_at_step` that a run over the scene takes; with workers, which read, a third less."""
 
 
 class Cut(Exception):  # noqa: N818  # no error of ours
@@ -181,18 +186,58 @@ def test_a_stopped_command_says_how_to_go_on(scene, tmp_path, monkeypatch):
 
 
 SLOW_RUN = """
-import sys, time
+import sys
 sys.path.insert(0, {tests!r})
-from test_resume import GRID, tired
+from test_resume import GRID, Slow, tired
 import footprints as fp
-class Slow(type(tired())):
-    def __call__(self, chips):
-        time.sleep(0.02)
-        return super().__call__(chips)
 slow = Slow(tired().polygons, flaws=tired().flaws)
 print("begun", flush=True)
 fp.predict({scene!r}, output={output!r}, detector=slow, resume=True, **GRID)
 """
+
+DEADLY_RUN = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_resume import GRID, die_at_step, tired
+import footprints as fp
+die_at_step({step})
+fp.predict({scene!r}, output={output!r}, detector=tired(), resume=True, cluster={cluster}, **GRID)
+"""
+
+
+class Slow(KnownBuildings):
+    """Takes long enough to be killed on the way."""
+
+    def __call__(self, chips: list[Chip]) -> list[Instances]:
+        time.sleep(0.02)
+        return super().__call__(chips)
+
+
+def die_at_step(wanted: int) -> None:
+    """Have this process killed at a step of its run, counted over all of the kinds below."""
+    steps = itertools.count()
+
+    def die(step: int) -> None:
+        if step == wanted:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def dying(function: Callable[..., object]) -> Callable[..., object]:
+        def run(*args: object, **kwargs: object) -> object:
+            die(next(steps))
+            done = function(*args, **kwargs)
+            die(next(steps))
+            return done
+
+        return run
+
+    Path.replace = dying(Path.replace)
+    Path.write_bytes = dying(Path.write_bytes)
+    Path.unlink = dying(Path.unlink)
+    rows.read_chip = dying(rows.read_chip)
+    Journal.write = dying(Journal.write)
+    streaming.merge = dying(streaming.merge)
+    pipeline.snap_vertices = dying(pipeline.snap_vertices)
+    pipeline.write_layer = dying(pipeline.write_layer)
 
 
 @pytest.fixture
@@ -237,3 +282,26 @@ def test_a_run_that_is_killed_over_and_over_ends_with_the_same_bytes(scene, tmp_
     assert process.returncode == 0
     assert output.read_bytes() == whole.read_bytes()
     assert not journal_of(output).exists()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("kills", "cluster"), [(100, None), (2, "local")])
+def test_wherever_a_run_is_killed_the_layer_is_the_same(scene, tmp_path, kills, cluster):
+    """Among the steps are reading, merging, writing and renaming parts and the layer."""
+    whole = tmp_path / "whole" / "town.gpkg"
+    whole.parent.mkdir()
+    fp.predict(scene, output=whole, detector=tired(), **GRID)
+    output, script = tmp_path / "town.gpkg", DEADLY_RUN
+    values = {"tests": str(Path(__file__).parent), "scene": str(scene), "output": str(output)}
+    died = 0
+    for step in random.Random(1).sample(range(STEPS if cluster is None else STEPS // 2), kills):
+        code = script.format(**values, step=step, cluster=repr(cluster))
+        ended = subprocess.run([sys.executable, "-c", code], check=False)
+        assert ended.returncode in (0, -signal.SIGKILL)
+        died += ended.returncode != 0
+        fp.predict(scene, output=output, detector=tired(), resume=True, overwrite=True, **GRID)
+        assert output.read_bytes() == whole.read_bytes()
+        assert {path.name for path in tmp_path.iterdir()} >= {"town.tif", "whole", output.name}
+        assert not journal_of(output).exists()
+        output.unlink()
+    assert died > 0.8 * kills

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,8 @@ class NetworkDetector:
         info: What its weights file says of itself.
         device: Where to run.
         precision: Of convolutions and products; boxes and coordinates are always float32.
+        is_bound: Whether another process, to which the detector is pickled, has to run it on a
+            device of this kind; otherwise on the best one that is there.
     """
 
     def __init__(
@@ -52,12 +54,15 @@ class NetworkDetector:
         info: WeightsInfo,
         device: torch.device,
         precision: torch.dtype = torch.float32,
+        *,
+        is_bound: bool = True,
     ) -> None:
         if device.type == "cpu":
             keep_freed_memory()
         self.info = info
         self.device = device
         self.precision = precision
+        self._is_bound = is_bound
         self._model = model.eval().to(device).to(memory_format=torch.channels_last)
 
     def __repr__(self) -> str:
@@ -67,6 +72,13 @@ class NetworkDetector:
             f"{type(self).__name__}({self.name}: {', '.join(self.classes)}; {spec.bands} bands, "
             f"{pixel}{self.precision} on {self.device})"
         )
+
+    def __reduce__(self) -> tuple[Callable[..., NetworkDetector], tuple[object, ...]]:
+        """Pickled, a detector holds its weights: nobody needs to have their file."""
+        weights = {n: tensor.cpu().numpy() for n, tensor in self._model.state_dict().items()}
+        # Its number says nothing elsewhere, where a process may be given another one.
+        device = self.device.type if self._is_bound else None
+        return _arrive, (self.info, weights, device, self.precision)
 
     @property
     def name(self) -> str:
@@ -185,6 +197,7 @@ def load_detector(
     chosen = choose_device(device)
     dtype = choose_precision(precision, chosen)
     model, info = load_weights(DEFAULT_WEIGHTS if weights is None else weights)
+    is_bound = device is not None and device != "auto"
     logger.info(
         "weights %s on %s in %s, torch %s with %d threads",
         info.name,
@@ -193,7 +206,21 @@ def load_detector(
         torch.__version__,
         torch.get_num_threads(),
     )
-    return NetworkDetector(model, info, chosen, dtype)
+    return NetworkDetector(model, info, chosen, dtype, is_bound=is_bound)
+
+
+def _arrive(
+    info: WeightsInfo,
+    weights: Mapping[str, NDArray[np.generic]],
+    device: str | None,
+    precision: torch.dtype,
+) -> NetworkDetector:
+    """A detector that was pickled in another process."""
+    model = MaskRCNN(info.model)
+    model.load_state_dict({name: torch.from_numpy(values) for name, values in weights.items()})
+    return NetworkDetector(
+        model, info, choose_device(device), precision, is_bound=device is not None
+    )
 
 
 def choose_precision(precision: str | None, device: torch.device) -> torch.dtype:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from affine import Affine
@@ -158,6 +158,31 @@ class Scene:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the open files: pickled, a scene goes to another process or machine."""
+        there = Path(self.path)
+        path = str(there.absolute()) if there.exists() else self.path
+        unsent = ("_dataset", "_resources", "_overviews")
+        return {k: v for k, v in self.__dict__.items() if k not in unsent} | {"path": path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the file where the scene arrives.
+
+        Raises:
+            RasterError: It is not there, unreadable, or of another size.
+        """
+        self.__dict__.update(state)
+        with ExitStack() as resources, _redacting():
+            self._dataset = open_dataset(self.path, trusted=self._trusted)
+            # Not as a context, as below: who closes it may be another thread.
+            resources.callback(self._dataset.close)
+            if (self._dataset.width, self._dataset.height) != (self.width, self.height):
+                raise RasterError(
+                    f"{self.path} has {self._dataset.width} x {self._dataset.height} pixels, not "
+                    f"{self.width} x {self.height}: another file"
+                )
+            self._resources = resources.pop_all()
 
     def close(self) -> None:
         """Close the file; what is known of it stays."""

@@ -11,6 +11,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from footprints.vector.chamfers import find_chamfers, without_chamfers
 from footprints.vector.circles import circle_costs, draw_circles
 from footprints.vector.cutting import cut_anywhere, cut_at_directions
 from footprints.vector.outlines import Indices, Mask, Polygons
@@ -160,8 +161,22 @@ class Candidates:
         np.maximum.at(farthest, self.owner, farthest_from_walls(self.rings, walls, meet))
         return farthest
 
-    def redraw(self, walls: Walls, offset: Floats, moved: Mask) -> None:
-        """Draw buildings with other lines for (W,) moved walls, where they stay valid and near."""
+    def rebuild_corners(self) -> None:
+        """Take short walls across right-angled corners out of the best results."""
+        walls, offset = self.chosen_walls(self.choice >= 0)
+        chamfer = find_chamfers(walls, corners(self.rings, walls, offset), self.tolerance_m)
+        worn = np.bincount(walls.ring[chamfer], minlength=len(self.rings)) > 0
+        sharp, place = without_chamfers(walls, chamfer), offset[~chamfer]
+        rebuilt = self.redraw(sharp, place, worn[sharp.ring])
+        self.choice[rebuilt] = len(self.walls)
+        self.walls.append((sharp, place))
+
+    def redraw(self, walls: Walls, offset: Floats, moved: Mask) -> Indices:
+        """Draw buildings with other lines for (W,) moved walls, where they stay valid and near.
+
+        Returns:
+            (k,) the buildings that were.
+        """
         mine = np.bincount(self.owner[walls.ring[moved]], minlength=len(self.source)) > 0
         mine = mine[self.owner]
         offset, walls = offset[mine[walls.ring]], only_rings(walls, mine)
@@ -174,6 +189,7 @@ class Candidates:
         distance = sound_distance(self.source[index], thinned, bound, self.tolerance_m)
         fits = distance <= self.tolerance_m
         self.polygons[index[fits]], self.reach[index[fits]] = thinned[fits], distance[fits]
+        return index[fits]
 
     def per_building(self, values: Floats) -> Floats:
         """(n,) sums over the rings of each building."""

@@ -55,3 +55,12 @@ def free_numbers(wanted: NDArray[np.int64]) -> NDArray[np.int64]:
         taken.add(number)
         numbers[index] = number
     return numbers
+
+
+def free_of(numbers: NDArray[np.int64], taken: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) different numbers; those that are among (m,) ``taken`` move to free ones."""
+    free = numbers.copy()
+    for index in np.flatnonzero(np.isin(numbers, taken)):
+        while free[index] in taken or (free == free[index]).sum() > 1:
+            free[index] += 1
+    return free

@@ -143,6 +143,7 @@ def _fit(source: Polygons, touching: Indices, method: str, tolerance_m: float) -
         best.offer_circles(np.ones(len(source), dtype=bool))
     else:
         _try_walls(best, touching, method)
+        best.rebuild_corners()
     if len(touching) and best.walls:
         members = np.zeros(len(source), dtype=bool)
         members[touching] = True

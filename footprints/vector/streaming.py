@@ -7,8 +7,9 @@ the whole scene were merged at once. Held are the last rows of chips and what is
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -45,30 +46,44 @@ def merge_rows(look: Pass, *, confidence: float, overlaps: bool) -> Footprints:
     Returns:
         What `merge` gives for all outlines at once.
     """
-    done: list[Footprints] = []
-    # GEOS lets other threads run while it works, and most of merging is GEOS.
-    with ThreadPoolExecutor(_WORKERS) as worker:
-        waiting: deque[Future[Footprints]] = deque()
-        for outlines, read in _settled(look, EVIDENCE_SHARE * confidence):
-            waiting.append(
-                submit(
-                    worker,
-                    merge,
-                    outlines,
-                    look.chips,
-                    read,
-                    confidence=confidence,
-                    overlaps=overlaps,
-                )
-            )
-            if len(waiting) == _WAITING:
-                done.append(result(waiting.popleft(), "merging"))
-        done += [result(merged, "merging") for merged in waiting]
+    done = [part for part, _ in merge_in_parts(look, confidence=confidence, overlaps=overlaps)]
     return by_position(Footprints.concatenate(done))
 
 
-def _settled(look: Pass, heard_from: float) -> Iterator[tuple[Outlines, NDArray[np.bool_]]]:
-    """Sets of outlines that have nothing to do with each other, and the chips read by then."""
+def merge_in_parts(
+    look: Pass, *, confidence: float, overlaps: bool
+) -> Generator[tuple[Footprints, float]]:
+    """Merge what one look at a scene found, and give what is final with each row of chips.
+
+    Args:
+        look: Its rows are gone through.
+        confidence: As for `merge`.
+        overlaps: As for `merge`.
+
+    Yields:
+        Footprints that nothing to come changes, and the grid pixel row from which on there are
+        more to come. All together are what `merge_rows` gives, in another order.
+    """
+    # GEOS lets other threads run while it works, and most of merging is GEOS.
+    with ThreadPoolExecutor(_WORKERS) as worker:
+        waiting: deque[tuple[Future[Footprints], float]] = deque()
+        for outlines, read, more_from in _settled(look, EVIDENCE_SHARE * confidence):
+            merged = submit(
+                worker, merge, outlines, look.chips, read, confidence=confidence, overlaps=overlaps
+            )
+            waiting.append((merged, more_from))
+            if len(waiting) == _WAITING:
+                merged, more_from = waiting.popleft()
+                yield result(merged, "merging"), more_from
+        for merged, more_from in waiting:
+            yield result(merged, "merging"), more_from
+
+
+def _settled(look: Pass, heard_from: float) -> Iterator[tuple[Outlines, NDArray[np.bool_], float]]:
+    """Sets of outlines that have nothing to do with each other, and the chips read by then.
+
+    With each set comes the pixel row from which on outlines are held or still to come.
+    """
     read = np.zeros(len(look.chips), dtype=np.bool_)
     held = Outlines.empty()
     columns = len(look.chips.column_starts)
@@ -77,8 +92,10 @@ def _settled(look: Pass, heard_from: float) -> Iterator[tuple[Outlines, NDArray[
         heard = row.outlines.take(row.outlines.scores >= heard_from)
         held = Outlines.concatenate([held, heard]) if number else heard
         is_open = find_open(held, look.chips, number + 1)
-        yield held.take(~is_open), read.copy()
-        held = held.take(is_open)
+        settled, held = held.take(~is_open), held.take(is_open)
+        to_come = look.chips.row_starts[number + 1 :]
+        more_from = min([*to_come[:1], *extents(held)[:, 1].tolist()], default=math.inf)
+        yield settled, read.copy(), more_from
 
 
 def find_open(outlines: Outlines, grid: ChipGrid, rows: int) -> Mask:

@@ -9,12 +9,15 @@ Frame: grid pixels of the fine pass.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
 from footprints.chip import ChipGrid
-from footprints.vector.disjoint import in_order
+from footprints.vector.courtyards import open_courtyards
+from footprints.vector.disjoint import by_position, in_order
 from footprints.vector.outlines import Footprints, Indices, Mask, Polygons
 from footprints.vector.parts import is_sliver, largest_parts
 from footprints.vector.seams import EDGE_PX
@@ -38,9 +41,10 @@ def settle_wide_roofs(
 ) -> Footprints:
     """Take from a coarse pass the roofs that no chip of the fine pass can see whole.
 
-    A coarse footprint replaces the fragments that lie in it. It is not used where a chip shows the
-    roof whole, where the pieces already joined to the same outline, where complete buildings were
-    found instead, or where a seam cuts it in the coarse pass too.
+    A coarse footprint replaces the fragments that lie in it; the courtyards that those show stay
+    open (`footprints.vector.courtyards`). It is not used where a chip shows the roof whole, where
+    the pieces already joined to the same outline, where complete buildings were found instead, or
+    where a seam cuts it in the coarse pass too.
 
     Args:
         fine: Merged footprints of the fine pass.
@@ -52,7 +56,7 @@ def settle_wide_roofs(
     Returns:
         Footprints in order of position, without common ground unless ``overlaps``.
     """
-    wide = coarse.take(_is_complete(coarse, grid) & ~_fits_a_chip(coarse.polygons, grid))
+    wide = _only_wide(coarse, grid, coarse_px)
     first, second = shapely.STRtree(fine.polygons).query(wide.polygons, predicate="intersects")
     if overlaps:
         same_class = wide.labels[first] == fine.labels[second]
@@ -62,6 +66,10 @@ def settle_wide_roofs(
     shared = shapely.area(shapely.intersection(wide.polygons[roof], fine.polygons[piece]))
     inside = np.bincount(piece, shared, minlength=len(fine))
     is_fragment = inside >= FRAGMENT_SHARE * shapely.area(fine.polygons)
+    own = is_fragment[piece]
+    wide = wide.with_polygons(
+        open_courtyards(wide.polygons, fine, roof[own], piece[own], grid, coarse_px * SAME_WALL_PX)
+    )
     if not overlaps:
         is_neighbour = ~is_fragment[piece]
         neighbours = fine.polygons[piece[is_neighbour]]
@@ -71,11 +79,58 @@ def settle_wide_roofs(
     return in_order(Footprints.concatenate([fine.take(~is_fragment), wide]))
 
 
-def _is_complete(footprints: Footprints, grid: ChipGrid) -> Mask:
-    """(n,) whether footprints end nowhere but at their walls or at the raster's edge."""
+def settle_in_parts(
+    parts: Iterable[tuple[Footprints, float]],
+    coarse: Footprints,
+    grid: ChipGrid,
+    *,
+    coarse_px: float,
+    overlaps: bool = False,
+) -> Iterator[Footprints]:
+    """As `settle_wide_roofs`, while the footprints of the fine pass come in.
+
+    A roof waits until all fine footprints that it meets are there, and so do they.
+
+    Args:
+        parts: As `footprints.vector.streaming.merge_in_parts` has them.
+        coarse: As for `settle_wide_roofs`; so are the others.
+        grid: Likewise.
+        coarse_px: Likewise.
+        overlaps: Likewise.
+
+    Yields:
+        Footprints, each once; all together are what `settle_wide_roofs` gives for all parts.
+    """
+    roofs, held = _only_wide(coarse, grid, coarse_px), None
+    for part, more_from in parts:
+        held = part if held is None else Footprints.concatenate([held, part])
+        roof_waits = shapely.bounds(roofs.polygons).reshape(-1, 4)[:, 3] + EDGE_PX >= more_from
+        roof, piece = shapely.STRtree(held.polygons).query(roofs.polygons, predicate="intersects")
+        piece_waits = np.zeros(len(held), dtype=np.bool_)
+        while not piece_waits[piece[roof_waits[roof]]].all():
+            piece_waits[piece[roof_waits[roof]]] = True
+            roof_waits[roof[piece_waits[piece]]] = True
+        yield settle_wide_roofs(
+            by_position(held.take(~piece_waits)),
+            roofs.take(~roof_waits),
+            grid,
+            coarse_px=coarse_px,
+            overlaps=overlaps,
+        )
+        held, roofs = held.take(piece_waits), roofs.take(roof_waits)
+
+
+def _only_wide(coarse: Footprints, grid: ChipGrid, coarse_px: float) -> Footprints:
+    """What the coarse pass sees whole and no chip of the fine one can."""
+    complete = _is_complete(coarse, grid, EDGE_PX * coarse_px)
+    return coarse.take(complete & ~_fits_a_chip(coarse.polygons, grid))
+
+
+def _is_complete(footprints: Footprints, grid: ChipGrid, reach: float) -> Mask:
+    """(n,) whether footprints end nowhere but at their walls or so near to the raster's edge."""
     bounds = shapely.bounds(footprints.polygons).reshape(-1, 4)
-    inside = np.all(bounds[:, :2] > EDGE_PX, axis=1)
-    inside &= np.all(bounds[:, 2:] < np.array([grid.width, grid.height]) - EDGE_PX, axis=1)
+    inside = np.all(bounds[:, :2] > reach, axis=1)
+    inside &= np.all(bounds[:, 2:] < np.array([grid.width, grid.height]) - reach, axis=1)
     return np.asarray(~(footprints.cut & inside))
 
 

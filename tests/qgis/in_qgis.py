@@ -97,7 +97,7 @@ said["predict"] = run(
     OUTPUT=str(folder / "town.gpkg"),
 )  # fmt: skip
 said["finish"] = run(
-    "finish", RUN=str(folder / "run"), CONFIDENCE=0.9, OUTPUT="TEMPORARY_OUTPUT",
+    "finish", RUN=str(folder / "run"), CONFIDENCE=0.7, OUTPUT="TEMPORARY_OUTPUT",
 )  # fmt: skip
 # A layer of the project that has unsaved content and lies in no file.
 memory = QgsVectorLayer(str(folder / "town.gpkg"), "found", "ogr").materialize(QgsFeatureRequest())

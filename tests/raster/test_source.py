@@ -1,5 +1,6 @@
 """Opening anything, reading any window of it, and one line for what goes wrong."""
 
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -274,3 +275,20 @@ class TestAddresses:
     def test_a_missing_one_says_what_the_server_said(self, server):
         with pytest.raises(RasterError, match=r"cannot open http.*404"):
             open_scene(f"http://{server}/none.tif")
+
+
+def test_a_scene_goes_to_another_process_and_is_opened_there(write_scene, noise, monkeypatch):
+    path = write_scene(noise(3, 50, 70))
+    monkeypatch.chdir(path.parent)
+    with open_scene(path.name, bands=[3, 1], nodata=7) as scene:
+        sent = pickle.dumps(scene)
+        pixels, valid = whole(scene)
+    monkeypatch.chdir("/")
+    with pickle.loads(sent) as there:
+        assert (there.bands, there.rule, there.crs) == (scene.bands, scene.rule, scene.crs)
+        found, same = whole(there)
+    np.testing.assert_array_equal(found, pixels)
+    np.testing.assert_array_equal(same, valid)
+    path.write_bytes(write_scene(noise(3, 40, 70), name="other.tif").read_bytes())
+    with pytest.raises(RasterError, match="has 70 x 40 pixels, not 70 x 50: another file"):
+        pickle.loads(sent)

@@ -6,7 +6,7 @@ import shapely
 from pyproj import CRS
 from shapely import box
 
-from footprints.vector.numbering import free_numbers, number_by_place
+from footprints.vector.numbering import free_numbers, free_of, number_by_place
 
 UTM = CRS("EPSG:32645")
 TOWN = np.array(
@@ -47,3 +47,9 @@ def test_buildings_in_one_place_take_the_next_free_numbers() -> None:
 
 def test_nothing_has_no_number() -> None:
     assert number_by_place(np.array([], dtype=object), UTM).dtype == np.int64
+
+
+def test_numbers_that_are_taken_move_to_free_ones() -> None:
+    taken = np.array([3, 4, 6])
+    np.testing.assert_array_equal(free_of(np.array([9, 3, 5, 6]), taken), [9, 7, 5, 8])
+    np.testing.assert_array_equal(free_of(np.array([3, 9]), taken[:0]), [3, 9])

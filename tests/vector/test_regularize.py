@@ -16,6 +16,7 @@ from building_shapes import (
     is_exact,
     is_round,
     noisy,
+    rounded,
     staircase,
     turned,
 )
@@ -73,6 +74,38 @@ def test_automatic_choice_finds_the_corners_at_any_angle(shapes, which, least_ex
     exact = [is_exact(each[0], polygon) for each, polygon in zip(shapes, result, strict=True)]
     assert np.mean(exact) >= least_exact
     assert ious(result, true).mean() >= least_iou
+
+
+@pytest.mark.parametrize(
+    ("sigma_px", "tolerance_m"),
+    [pytest.param(1.5, 0.5, id="narrow tolerance"), pytest.param(2.5, 1.0, id="wide blur")],
+)
+def test_corners_that_a_network_rounds_are_rebuilt(shapes, sigma_px, tolerance_m):
+    some = [(kind, true) for kind, true, *_ in shapes if kind != "round"][::2]
+    worn = outlines(town([rounded(true, sigma_px) for _, true in some]))
+    found = outlines(regularize(town([rounded(t, sigma_px) for _, t in some]), "auto", tolerance_m))
+    exact = [is_exact(kind, p) for (kind, _), p in zip(some, found, strict=True)]
+    assert np.mean(exact) >= 0.95
+    assert shapely.hausdorff_distance(found, worn).max() <= tolerance_m + 0.01
+    assert ious(found, outlines(town([true for _, true in some]))).min() >= 0.95
+
+
+def test_walls_across_a_corner_that_are_no_wear_stay():
+    far = Polygon([(0, 0), (16, 0), (16, 9), (13, 12), (0, 12)])
+    beside_short = Polygon([(0, 0), (12, 0), (12, 10), (5, 10), (3.5, 8.5), (3.5, 6), (0, 6)])
+    octagon = affinity.rotate(shapely.Point(0, 0).buffer(3, quad_segs=2), 22.5)
+    layer = regularize(town([far, beside_short, octagon]), "diagonals", 0.5)
+    assert [corner_count(p) for p in outlines(layer)] == [5, 7, 8]
+
+
+def test_a_courtyard_and_an_inner_corner_are_rebuilt_too():
+    worn = Polygon(
+        [(0, 0), (20, 0), (20, 9.3), (19.3, 10), (10.7, 10), (10, 10.7), (10, 20), (0, 20)],
+        [[(3, 3), (3, 6.3), (3.7, 7), (8, 7), (8, 3)]],
+    )
+    (found,) = outlines(regularize(town([worn]), "diagonals", 0.5))
+    assert corner_count(found) == 10
+    assert len(found.interiors) == 1
 
 
 def test_minimum_rotated_rectangles_would_not_pass(shapes):

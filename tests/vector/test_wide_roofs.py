@@ -28,14 +28,17 @@ SMALL = [
 TOWN = [WAREHOUSE, COURT, *SMALL]
 
 
+TALL = 640
+
+
 def find(town: list[Polygon], grid: ChipGrid, scale: float = 1) -> Footprints:
     detector = KnownBuildings(town, flaws=[blind])
     outlines = detect_scene(detector, grid, transform=Affine.scale(scale))
     return merge(outlines, grid, np.ones(len(grid), bool)).scaled(scale, scale)
 
 
-def coarse_pass(town: list[Polygon]) -> Footprints:
-    return find(town, ChipGrid(HEIGHT // COARSE, WIDTH // COARSE, 256, 64), COARSE)
+def coarse_pass(town: list[Polygon], height: int = HEIGHT) -> Footprints:
+    return find(town, ChipGrid(height // COARSE, WIDTH // COARSE, 256, 64), COARSE)
 
 
 def as_footprints(*polygons: Polygon, cut: bool = False) -> Footprints:
@@ -57,6 +60,33 @@ def test_a_roof_that_hides_whole_chips_comes_back_whole(size, overlap):
     assert best_ious(found.polygons, TOWN).min() >= 0.98
     assert find_overlaps(found.polygons).area.sum() < 1e-6
     assert not found.cut.any()
+
+
+@pytest.mark.parametrize(("size", "overlap"), [(96, 32), (128, 32), (160, 64)])
+@pytest.mark.parametrize(
+    ("corner", "yard"), [((70, 40), 150), ((131, 57), 100), ((201, 63), 150), ((228, 60), 60)]
+)
+def test_a_courtyard_that_the_coarse_pass_fills_stays_open(size, overlap, corner, yard):
+    x, y = np.add(corner, 200)
+    whole = box(*corner, corner[0] + 400, corner[1] + 400)
+    ring = whole.difference(box(x - yard / 2, y - yard / 2, x + yard / 2, y + yard / 2))
+    grid = ChipGrid(TALL, WIDTH, size, overlap)
+    coarse = coarse_pass([whole], TALL)
+    found = settle_wide_roofs(find([ring], grid), coarse, grid, coarse_px=COARSE)
+    assert len(found) == 1
+    assert len(found.polygons[0].interiors) == 1
+    assert best_ious(found.polygons, [ring])[0] >= 0.98
+
+
+@pytest.mark.parametrize("size", [96, 128])
+def test_ground_that_blind_chips_leave_open_is_no_courtyard(size):
+    grid = ChipGrid(HEIGHT, WIDTH, size, 32)
+    roof = box(75, 38, 581, 427)
+    fine = find([roof], grid)
+    assert len(fine.polygons[0].interiors) > 0
+    found = settle_wide_roofs(fine, coarse_pass([roof]), grid, coarse_px=COARSE)
+    assert [len(p.interiors) for p in found.polygons] == [0]
+    assert best_ious(found.polygons, [roof])[0] >= 0.98
 
 
 GRID = ChipGrid(400, 400, 100, 30)
@@ -99,6 +129,12 @@ def test_a_roof_cut_in_the_coarse_pass_is_not_used_unless_the_raster_ends_there(
     inside, at_edge = as_footprints(ROOF, cut=True), as_footprints(box(0, 50, 350, 350), cut=True)
     assert len(settle_wide_roofs(as_footprints(), inside, GRID, coarse_px=4)) == 0
     assert len(settle_wide_roofs(as_footprints(), at_edge, GRID, coarse_px=4)) == 1
+
+
+def test_the_raster_ends_as_far_from_a_roof_as_the_coarse_pass_can_tell():
+    near = as_footprints(box(12, 50, 350, 350), cut=True)
+    assert len(settle_wide_roofs(as_footprints(), near, GRID, coarse_px=4)) == 1
+    assert len(settle_wide_roofs(as_footprints(), near, GRID, coarse_px=2)) == 0
 
 
 def test_neighbours_keep_the_ground_that_the_coarse_outline_overlaps():

@@ -1,0 +1,1 @@
+"""The commands of ``footprints``: each parses, calls one public function, and prints a line."""
