@@ -215,7 +215,9 @@ def open_crew(
             raise ClusterError(
                 f"a worker cannot take the detector: {err}; install building-footprints there"
             ) from err
-        _log.info("%d workers; dask's dashboard: %s", len(client.nthreads()), client.dashboard_link)
+        count = len(client.nthreads())
+        units = "worker" if count == 1 else "workers"
+        _log.info("%d %s; dask's dashboard: %s", count, units, client.dashboard_link)
         crew = Crew(client, station.name)
         try:
             yield crew

@@ -121,7 +121,7 @@ class Tally:
 
         Args:
             scene: The scene.
-            layer: Its footprints.
+            layer: Its footprints, those of the area of interest if there is one.
             chips: How many chips were looked at.
             began: When, by `time.perf_counter`.
         """

@@ -146,7 +146,8 @@ def make_layer(
             layer, chips = _scene_layer(scene, run, wanted, overlaps=may_overlap)
             layers.append(layer)
             logger.info("%s: %d outlines, seams closed", scene.source, len(layer))
-            tally.through(scene, layer, chips=chips, began=began)
+            counted = layer if run.area is None else layer[run.area.area.holds(layer)]
+            tally.through(scene, counted, chips=chips, began=began)
         began = time.perf_counter()
     if not layers:
         tally.write()

@@ -270,7 +270,12 @@ def predict(
         journal = None
         if beside is not None:
             asked = describe_asked(
-                paths, measured, detector, batch_size=batch_size, heard_from=heard_from, area=area
+                paths,
+                measured,
+                detector,
+                batch_size=batch_size,
+                kept_confidence=run.kept_confidence,
+                area=area,
             )
             journal = opened.enter_context(
                 open_journal(

@@ -89,7 +89,7 @@ def describe_asked(
     detector: Detector,
     *,
     batch_size: int,
-    heard_from: float,
+    kept_confidence: float,
     area: Area | None,
 ) -> Asked:
     """All that the rows of chips of a run depend on, by the names that a user knows."""
@@ -98,7 +98,7 @@ def describe_asked(
         "model": detector.name,
         "digest of the weights": detector.digest,
         BATCH_SIZE: batch_size,
-        "least confidence kept": heard_from,
+        "least confidence kept": kept_confidence,
         "area of interest": None if area is None else area.digest,
     }
     scenes: list[dict[str, Any]] = [{"path": redact(path)} for path in paths]

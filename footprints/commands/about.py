@@ -37,9 +37,10 @@ def info(
     from footprints.card import write_card
     from footprints.describe import describe
 
+    cards = write_card(path) if card else ()
     print(describe(path))
-    if card:
-        print(", ".join(str(file) for file in write_card(path)))
+    if cards:
+        print(", ".join(str(file) for file in cards))
 
 
 def convert(

@@ -100,8 +100,9 @@ def merge(
 
     layer = merge_layers(layers, output=output, overwrite=overwrite)
     if not quiet:
-        scenes = layer.attrs["footprints"]
-        print(f"{len(layer):,} buildings of {len(scenes):,} scenes, {shown(output)}")
+        count = len(layer.attrs["footprints"])
+        scenes = "scene" if count == 1 else "scenes"
+        print(f"{len(layer):,} buildings of {count:,} {scenes}, {shown(output)}")
 
 
 def view(

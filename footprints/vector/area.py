@@ -98,9 +98,10 @@ class Area:
     def _near(self, place: shapely.Geometry, crs: CRS | None) -> shapely.Geometry:
         """The area in a scene's CRS, as far as the scene reaches and as far again."""
         if (crs is None) != (self.crs is None):
-            without = "the area of interest" if self.crs is None else "the scene"
+            sides = ["the area of interest", "the scene"]
+            without, having = sides if self.crs is None else sides[::-1]
             raise LayerError(
-                f"{without} has no coordinate reference system and the other one has; draw areas "
+                f"{without} has no coordinate reference system and {having} has; draw areas "
                 "for pictures in pixel coordinates, others in any CRS"
             )
         if crs is None or self.crs is None:

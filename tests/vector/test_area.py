@@ -193,6 +193,7 @@ def test_scenes_beside_the_area_are_not_read(scene, tmp_path):
         [other, scene], detector=detector(), aoi=AREAS["a rectangle"], told=told.append, **GRID
     )
     assert [outcome.state for outcome in told] == ["beside the area", "done"]
+    assert told[1].buildings == len(layer), "those of the area are counted"
     assert [record.source for record in scenes_of(layer)] == ["towns.tif"]
     with pytest.raises(LayerError, match="lies beside all scenes"):
         fp.predict(other, detector=detector(), aoi=AREAS["a rectangle"], **GRID)
