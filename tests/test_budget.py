@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 import pytest
 from known_buildings import KnownBuildings
 from known_town import HEIGHT, NORTH_UP, TOWN, UTM, WIDTH, on_ground
@@ -99,14 +100,24 @@ def test_too_little_is_refused_before_the_work_and_what_is_named_works(scene, tm
     assert layer.equals(fp.predict(scene, detector=hungry(), **GRID))
 
 
-def test_what_a_detector_takes_is_measured(scene, hungry):
+def test_what_a_detector_takes_is_measured(scene, hungry, monkeypatch):
     def least(keeps):
+        detector = hungry(keeps)
+        # A process that has freed memory before takes no more from the system: what counts here is
+        # what the detector holds.
+        monkeypatch.setattr(
+            budget, "_resident_bytes", lambda: 10**9 + sum(kept.nbytes for kept in detector.kept[0])
+        )
         with pytest.raises(ConfigError) as err:
-            fp.predict(scene, detector=hungry(keeps), memory="1MB", **GRID)
+            fp.predict(scene, detector=detector, memory="1MB", **GRID)
         return int(re.search(r"give at least (\d+) MB", str(err.value))[1])
 
     without = least(0)
     assert 300 < least(300 * 10**6) - without < 350
+
+
+def test_the_memory_of_this_process_is_known():
+    assert budget._resident_bytes() == pytest.approx(psutil.Process().memory_info().rss, rel=0.1)
 
 
 def test_the_batch_size_follows_from_the_budget(scene, hungry, blank_takes, tmp_path):

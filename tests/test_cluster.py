@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -131,6 +132,8 @@ def whole(scene: Path) -> bytes:
 def client() -> Iterator[object]:
     """Two workers, with nannies that start them anew."""
     with (
+        # Nannies leave their threads of OpenMP to this process, and to what other tests start.
+        mock.patch.dict(os.environ),
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=0
         ) as cluster,
