@@ -38,6 +38,7 @@ from footprints.model.checkpoint import read_info, start_from
 from footprints.model.detector import DEFAULT_WEIGHTS
 from footprints.model.mask_rcnn import MaskRCNN
 from footprints.raster.scaling import measure_value_range
+from footprints.validation import UNKNOWN_CONFIDENCE
 from footprints.vector.read import read_layer
 
 CHECKPOINT, WEIGHTS, CONFIG, METRICS = (
@@ -219,6 +220,13 @@ def choose_scaling(
         return given
     # Which band is which is not known: they all get the mean of those that were given.
     return Scaling((fmean(given.mean),) * bands, (fmean(given.std),) * bands)
+
+
+def start_confidence(config: RunConfig) -> float:
+    """Least confidence to report before anything has validated: as in the weights to start from."""
+    if config.train.start_from is None:
+        return UNKNOWN_CONFIDENCE
+    return read_info(start_weights(config.train.start_from, config.data)).confidence
 
 
 def make_network(config: RunConfig) -> MaskRCNN:

@@ -1,6 +1,7 @@
 """Training runs: what they write, resuming, failing, averaging and the schedule."""
 
 import csv
+import dataclasses
 import errno
 import itertools
 import json
@@ -40,7 +41,7 @@ from footprints.data.dataset import collate
 from footprints.data.targets import Sample
 from footprints.errors import ConfigError, LayerError, OutputError, TrainingError
 from footprints.loop import DetectionTask, WriteWeights, make_optimizer, read_metrics
-from footprints.model.checkpoint import WeightsInfo, read_info, save_weights
+from footprints.model.checkpoint import WeightsInfo, load_weights, read_info, save_weights
 from footprints.model.detector import DEFAULT_WEIGHTS, load_detector
 from footprints.model.mask_rcnn import MaskRCNN
 from footprints.pipeline import predict
@@ -315,7 +316,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(
 
 @pytest.mark.slow
 def test_a_run_starts_from_weights_of_ours(run, config_file, tmp_path):
-    start_from = run / "weights.safetensors"
+    start_from = tmp_path / "start.safetensors"
+    network, info = load_weights(run / "weights.safetensors")
+    save_weights(start_from, network, dataclasses.replace(info, confidence=0.3))
     settings = [f"train.start_from={start_from}", "train.epochs=1", "optimizer.average=0"]
     settings += ["optimizer.learning_rate=1e-12", "optimizer.weight_decay=0"]
     path = train(load_config(config_file, settings), tmp_path / "more", progress=False)
@@ -323,6 +326,8 @@ def test_a_run_starts_from_weights_of_ours(run, config_file, tmp_path):
     # Vectors are stored exactly enough to show steps of 1e-12.
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, atol=1e-7, rtol=1e-6)
+    # Nothing validated: buildings are reported from the confidence that was chosen before.
+    assert read_info(path).confidence == 0.3
 
 
 def started_from(weights: str, model: dict[str, object]) -> ModelConfig:
