@@ -175,7 +175,7 @@ def _split(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) -> Spli
 
 def _input_spec(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) -> InputSpec:
     """What chips look like: one pixel type, range and scaling for all scenes."""
-    check_bands([image for images in scenes for image in images])
+    _check_bands([image for images in scenes for image in images], config.model.bands)
     types = {image.dtype: image.path for images in scenes for image in images}
     if len(types) > 1:
         named = ", ".join(f"{dtype} ({path})" for dtype, path in types.items())
@@ -199,6 +199,18 @@ def _input_spec(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) ->
         value_range=value_range,
         multiple=STRIDE,
     )
+
+
+def _check_bands(images: Sequence[LabelledImage], wanted: int) -> None:
+    """Refuse images that differ in their number of bands, or do not fit the network."""
+    check_bands(images)
+    first = images[0]
+    if first.count != wanted:
+        example = ", ".join(str(min(band, first.count)) for band in range(1, wanted + 1))
+        raise TrainingError(
+            f"{first.path} gives {first.count} bands, but the network takes {wanted}: name as many "
+            f"in the scene, as in bands: [{example}], or set model.bands to {first.count}"
+        )
 
 
 def choose_scaling(
