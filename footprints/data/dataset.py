@@ -25,7 +25,7 @@ from torch.utils.data import Dataset, Sampler
 
 from footprints.chip import Window
 from footprints.data.augment import LEVEL, Augmentation, Range, Tilt, jitter_colours
-from footprints.data.labels import LEFT_OUT, LabelledImage
+from footprints.data.labels import LEFT_OUT, LabelledImage, window_box
 from footprints.data.pasting import paste
 from footprints.data.split import Block, TrainingImage
 from footprints.data.targets import (
@@ -408,7 +408,15 @@ def _shown(window: Window, tilt: Tilt, height: int, width: int) -> shapely.Polyg
 
 
 def _put_anywhere(window: Window, image: LabelledImage, rng: np.random.Generator) -> Window:
-    """Move a window to a random place on an image, or around the image if that is smaller."""
+    """Move a window to a random place on an image, or around the image if that is smaller.
+
+    Where labels are complete in areas only, its centre is drawn around those: most of the image
+    may be without labels.
+    """
+    if image.aoi is not None and not image.aoi.is_empty:
+        x_min, y_min, x_max, y_max = image.aoi.bounds
+        x, y = rng.uniform(x_min, x_max), rng.uniform(y_min, y_max)
+        return _put_inside(window, image, x - window.width / 2, y - window.height / 2)
     room_x, room_y = image.width - window.width, image.height - window.height
     x = rng.uniform(min(room_x, 0.0), max(room_x, 0.0))
     y = rng.uniform(min(room_y, 0.0), max(room_y, 0.0))
@@ -423,6 +431,11 @@ def _put_on_building(window: Window, image: LabelledImage, rng: np.random.Genera
     x_min, y_min, x_max, y_max = image.polygons[buildings[rng.integers(len(buildings))]].bounds
     x = (x_min + x_max) / 2 - rng.uniform() * window.width
     y = (y_min + y_max) / 2 - rng.uniform() * window.height
+    return _put_inside(window, image, x, y)
+
+
+def _put_inside(window: Window, image: LabelledImage, x: float, y: float) -> Window:
+    """Move a window to a place, or from there onto the image; around it if that is smaller."""
     room_x, room_y = image.width - window.width, image.height - window.height
     x = min(max(x, min(room_x, 0.0)), max(room_x, 0.0))
     y = min(max(y, min(room_y, 0.0)), max(room_y, 0.0))
@@ -430,9 +443,17 @@ def _put_on_building(window: Window, image: LabelledImage, rng: np.random.Genera
 
 
 def _has_labels(image: LabelledImage, window: Window) -> bool:
-    """Whether labels are complete at the centre of a window."""
+    """Whether labels are complete at the centre of a window, or it shows half of where they are.
+
+    The second is for a few labels in one place, smaller than a window or at the raster's edge.
+    """
+    if image.aoi is None:
+        return True
     x, y = window.x + window.width / 2, window.y + window.height / 2
-    return image.aoi is None or bool(shapely.intersects_xy(image.aoi, x, y))
+    if shapely.intersects_xy(image.aoi, x, y):
+        return True
+    shown = shapely.intersection(image.aoi, window_box(window)).area
+    return bool(shown > 0.5 * image.aoi.area)
 
 
 def _limits(dtype: str) -> Range | None:

@@ -249,6 +249,18 @@ def test_training_stays_where_labels_are_complete(tmp_path: Path) -> None:
     assert all(data[index].labelled.mean() > 0.15 for index in range(20))
 
 
+def test_a_corner_smaller_than_a_chip_is_enough_to_learn_from(tmp_path: Path) -> None:
+    corner = shapely.box(0, 0, 50, 45)
+    homes = [shapely.box(8, 8, 30, 20), *houses(40, 400)]
+    scene = make_scene(tmp_path, homes, height=400, width=400, aoi=corner)
+    (image,) = read_training_scene(scene)
+    data = chips(whole(image), length=24, augmentation=replace(PLAIN, tilted=1.0), empty_share=0.5)
+    shown = [data[index] for index in range(24)]
+    # A tilted chip may miss the very corner that the window under it has.
+    assert min(sample.labelled.sum() for sample in shown) > 0.2 * corner.area / 1.4**2
+    assert sum(len(sample.boxes) > 0 for sample in shown) > 12
+
+
 def test_small_images_share_a_chip_and_fill_it(small_images: list[LabelledImage]) -> None:
     still = Augmentation(scale=(1, 1), tilted=0).with_colour(0)
     data = chips(whole(*small_images), augmentation=still)
