@@ -263,9 +263,10 @@ def predict(
             tally=tally,
         )
     _warn_of_turned(measured)
-    batch_size, cache = plan_run(detector, measured, batch_size=batch_size, memory=budget)
+    plan = plan_run(detector, measured, batch_size=batch_size, memory=budget)
+    batch_size = plan.batch_size
     with ExitStack() as opened:
-        opened.enter_context(limit_cache(cache))
+        opened.enter_context(limit_cache(plan.cache_bytes))
         logger.info("%s", gdal_settings())
         journal = None
         if beside is not None:
@@ -292,7 +293,9 @@ def predict(
                 cluster, detector, workers=workers, batch_size=batch_size, heard_from=heard_from
             )
         )
-        looking = Looking(detector, batch_size, threshold, heard_from, progress, journal, crew)
+        looking = Looking(
+            detector, batch_size, plan.lanes, threshold, heard_from, progress, journal, crew
+        )
         found = opened.enter_context(closing(detect(measured, looking)))
         if keep is not None:
             run.parameters["batch_size"] = batch_size

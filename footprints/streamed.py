@@ -21,6 +21,7 @@ from footprints.detection import Looking, cover_scene, detect, fitting_batch
 from footprints.errors import ConfigError
 from footprints.failures import Tally
 from footprints.finishing import parse_crs
+from footprints.lanes import count_lanes
 from footprints.raster.listing import list_rasters
 from footprints.raster.source import open_scene
 from footprints.surveying import survey
@@ -131,7 +132,14 @@ def predict_iter(
             )
         )
         looking = Looking(
-            detector, batch_size, sure, heard_from, progress, crew=crew, coarse_first=True
+            detector,
+            batch_size,
+            count_lanes(detector),
+            sure,
+            heard_from,
+            progress,
+            crew=crew,
+            coarse_first=True,
         )
         target = measured[0].cover.grid.scene.crs if out_crs is None else parse_crs(out_crs)
         may_overlap = spec.short_side is not None if overlaps is None else overlaps
