@@ -62,7 +62,7 @@ def regularize(
     from footprints.vector.write import check_output, write_layer
 
     start = time.perf_counter()
-    check_options(method, tolerance, simplify)
+    check_options(method, tolerance, simplify, option="--method")
     check_output(output, overwrite=overwrite)
     before = read_layer(source, needs_crs=not pixels)
     if pixels:

@@ -240,8 +240,13 @@ def calibrate(
     if not quiet:
         after = "" if done.calibrated_error is None else f", {done.calibrated_error:.3f} after"
         print(
-            f"{done.matches:,} of {done.detections:,} detections match; calibration error "
-            f"{done.score_error:.3f} before{after}, {output}"
+            f"{done.detections:,} detections of any confidence in {done.chips:,} chips, "
+            f"{done.matches:,} of them right; what two chips show counts in both, and labels "
+            "beside the imagery do not"
+        )
+        print(
+            f"calibration error {done.score_error:.3f} before{after}, "
+            f"{', '.join(map(str, done.files))}"
         )
 
 

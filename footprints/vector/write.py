@@ -118,6 +118,8 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> None:
         OutputError: The ending is unknown, the folder is missing or not writable, or the file
             exists; or the database cannot be reached.
     """
+    if not isinstance(path, str | Path):
+        raise OutputError(f"an output is named by a text or a path, got {path!r}")
     if is_database(path):
         check_table(str(path), overwrite=overwrite)
         return
