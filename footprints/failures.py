@@ -156,11 +156,8 @@ class Tally:
         """What is wrong where no scene is left, in one line."""
         first = self.failures[0]
         said = _named(first.reason, first.scene)
-        return (
-            said
-            if len(self._scenes) == 1
-            else f"all {len(self._scenes)} scenes failed, first: {said}"
-        )
+        several = len(self._scenes) > 1
+        return f"all {len(self._scenes)} scenes failed, first: {said}" if several else said
 
     def _say(self, outcome: SceneOutcome) -> None:
         if self._told is not None:

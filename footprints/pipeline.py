@@ -22,6 +22,7 @@ from footprints.cluster import open_crew
 from footprints.detection import Looking, detect
 from footprints.errors import ConfigError
 from footprints.failures import SceneOutcome, Tally, failed_before
+from footprints.files import check_name
 from footprints.finishing import Wanted, check_keypoints, make_layer, parse_crs
 from footprints.raster.opening import gdal_settings
 from footprints.resuming import finished_layer, is_begun, say_taken_over
@@ -309,6 +310,9 @@ def predict(
 
 def _journaled(output: str | Path | None, keep: str | Path | None) -> Path | None:
     """The output beside which unfinished work is remembered; None where no file is written."""
+    for path in (output, keep):
+        if path is not None:
+            check_name(path)
     if keep is not None:
         return Path(keep)
     return None if output is None or is_database(output) else Path(output)
