@@ -138,6 +138,8 @@ class Instances:
     """Mask grids grouped by side; every instance is in exactly one group."""
     keypoints: NDArray[np.float32] | None = None
     """(n, J, 3) x and y in chip pixels, and confidence, 0 to 1; None for detectors without."""
+    capped: bool = False
+    """Whether there are as many as the detector keeps, so that some may be missing."""
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -158,6 +160,7 @@ class Instances:
             self.mask_boxes[which],
             tuple(masks),
             None if self.keypoints is None else self.keypoints[which],
+            self.capped,
         )
 
 

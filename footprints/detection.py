@@ -48,6 +48,8 @@ class Looking:
     detector: Detector
     batch_size: int
     """Chips that go through together; fewer from where memory runs out."""
+    lanes: int
+    """Batches that go through side by side."""
     confidence: float
     """From which on the progress bar counts a building."""
     heard_from: float
@@ -328,6 +330,7 @@ def _show(
         scaling,
         rows,
         batch_size=looking.batch_size,
+        lanes=looking.lanes,
         heard_from=looking.heard_from,
         count=bar.update,
         shrunk=looking.shrink,

@@ -266,9 +266,10 @@ def predict(
     heard_from = EVIDENCE_SHARE * run.kept_confidence
     tally = Tally(paths, beside=beside, keep_going=keep_going or retry_failed, told=told)
     with ExitStack() as opened:
-        measured, batch_size = opened.enter_context(
+        measured, plan = opened.enter_context(
             measured_scenes(paths, detector, sight, area=area, tally=tally)
         )
+        batch_size = plan.batch_size
         logger.info("%s", gdal_settings())
         journal = None
         if beside is not None:
@@ -296,7 +297,9 @@ def predict(
                 cluster, detector, workers=workers, batch_size=batch_size, heard_from=heard_from
             )
         )
-        looking = Looking(detector, batch_size, threshold, heard_from, progress, journal, crew)
+        looking = Looking(
+            detector, batch_size, plan.lanes, threshold, heard_from, progress, journal, crew
+        )
         found = opened.enter_context(closing(detect(measured, looking)))
         if keep is not None:
             run.parameters["batch_size"] = batch_size

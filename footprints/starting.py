@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pyproj import CRS
 
-from footprints.budget import LEAST_CACHE_BYTES, parse_size, plan_run
+from footprints.budget import LEAST_CACHE_BYTES, Plan, parse_size, plan_run
 from footprints.chip import Detector
 from footprints.detection import Measured, cover_scene
 from footprints.errors import ConfigError, OrientationWarning, RasterError
@@ -117,8 +117,8 @@ def measured_scenes(
     *,
     tally: Tally,
     area: Area | None = None,
-) -> Iterator[tuple[list[Measured], int]]:
-    """Scenes that were opened, measured and closed, and how many chips may go through together.
+) -> Iterator[tuple[list[Measured], Plan]]:
+    """Scenes that were opened, measured and closed, and how a run keeps within its budget.
 
     What is read inside keeps within the budget, if there is one.
 
@@ -160,7 +160,7 @@ def measured_scenes(
     _warn_of_turned(measured)
     plan = plan_run(detector, measured, batch_size=sight.batch_size, memory=memory)
     with limit_cache(plan.cache_bytes):
-        yield measured, plan.batch_size
+        yield measured, plan
 
 
 def _warn_of_turned(measured: Sequence[Measured]) -> None:

@@ -145,16 +145,22 @@ def _chunks(
     heard_from = EVIDENCE_SHARE * sure
     paths = name_scenes(scenes)
     with ExitStack() as opened:
-        measured, batch_size = opened.enter_context(
+        measured, plan = opened.enter_context(
             measured_scenes(paths, detector, sight, tally=Tally(paths))
         )
+        size = plan.batch_size
         crew = opened.enter_context(
-            open_crew(
-                cluster, detector, workers=workers, batch_size=batch_size, heard_from=heard_from
-            )
+            open_crew(cluster, detector, workers=workers, batch_size=size, heard_from=heard_from)
         )
         looking = Looking(
-            detector, batch_size, sure, heard_from, progress, crew=crew, coarse_first=True
+            detector,
+            size,
+            plan.lanes,
+            sure,
+            heard_from,
+            progress,
+            crew=crew,
+            coarse_first=True,
         )
         target = sight.out_crs or measured[0].cover.grid.scene.crs
         may_overlap = detector.input_spec.short_side is not None if overlaps is None else overlaps

@@ -8,6 +8,8 @@ chip; everything that leaves is in chip pixels again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from footprints.chip import LOGIT_STEPS, Chip, Detector, InputSpec, Instances, MaskGroup
 from footprints.data.augment import UPRIGHT, Orientation
 from footprints.errors import ConfigError
+from footprints.lanes import count_lanes, open_lanes
 from footprints.vector.overlaps import find_overlaps, surest
 from footprints.vector.trace import trace
 
@@ -104,6 +107,15 @@ class AugmentedDetector:
     def confidence(self) -> float:
         """As the detector's."""
         return self._detector.confidence
+
+    @property
+    def lanes(self) -> int:
+        """As the detector's."""
+        return count_lanes(self._detector)
+
+    def open_lanes(self, count: int) -> AbstractContextManager[Executor]:
+        """As the detector's."""
+        return open_lanes(self._detector, count)
 
     def __call__(self, chips: Sequence[Chip]) -> list[Instances]:
         """Detect in every view of a batch of chips of equal shape, and merge chip by chip."""
@@ -225,6 +237,7 @@ def merge_views(views: Sequence[Instances], shape: tuple[int, ...]) -> Instances
             )
             for side in sorted({len(mask) for mask in masks})
         ),
+        capped=any(view.capped for view in views),
     )
 
 

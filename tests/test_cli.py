@@ -172,7 +172,13 @@ def test_predict_says_on_stderr_where_the_time_went_if_asked(folder, weights):
     command = ("predict", "scene.tif", "-o", "out.gpkg", "--weights", weights, "--device", "cpu")
     table = run(*command, "--profile", "-q").stderr
     stages = {line.split("  ")[0] for line in table.splitlines()}
-    assert {"opening", "network", "writing", "in all", "reading, meanwhile"} <= stages
+    assert {
+        "opening",
+        "waiting for the network",
+        "writing",
+        "in all",
+        "network, meanwhile",
+    } <= stages
     assert "network" not in run(*command, "--overwrite", "-q").stderr
 
 

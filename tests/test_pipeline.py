@@ -1,7 +1,7 @@
 """`predict` with a detector of known buildings: real reader, tracing, merging, placing, writing."""
 
+import re
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -252,14 +252,19 @@ def test_a_cap_is_reported_unless_only_wide_roofs_are_sought(scene):
     @dataclass(frozen=True, eq=False)
     class Capped(KnownBuildings):
         def __call__(self, chips):
-            for chip in chips:
-                gsd = (chip.transform.a**2 + chip.transform.d**2) ** 0.5
-                warnings.warn(f"cap at {gsd:.1f} m", DetectionCapWarning, stacklevel=2)
-            return super().__call__(chips)
+            found = super().__call__(chips)
+            is_coarse = abs(chips[0].transform.a) > 1
+            return [
+                replace(each, capped=is_coarse or chip.window.x > 0)
+                for chip, each in zip(chips, found, strict=True)
+            ]
 
     with pytest.warns(DetectionCapWarning) as caught:
         predict(scene, Capped(on_ground(TOWN)))
-    assert {str(warning.message) for warning in caught} == {"cap at 0.3 m"}
+    # Three rows of three chips, and one chip of the coarse pass.
+    assert len(caught) == 3 * 2
+    where = re.compile(r"town\.tif: the chip at column [1-9]\d*, row \d+ reached the cap of \d+ ")
+    assert all(where.match(str(warning.message)) for warning in caught)
 
 
 def test_a_scene_without_data_gives_an_empty_layer(write, town, tmp_path):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from footprints.chip import LOGIT_STEPS, Chip, InputSpec, Instances, MaskGroup, Scaling
-from footprints.errors import BandError, ConfigError, DetectionCapWarning, DeviceError
+from footprints.errors import BandError, ConfigError, DeviceError
 from footprints.model.allocator import keep_freed_memory
 from footprints.model.checkpoint import WeightsInfo, load_weights
 from footprints.model.mask_rcnn import MaskRCNN, Prediction
@@ -28,6 +29,9 @@ DEFAULT_WEIGHTS = Path(__file__).parent.parent / "weights" / "buildings-lite0.sa
 
 CPU_BATCH = 2
 """Chips that go through together on a CPU."""
+CPU_LANES = 4
+"""Batches that go through side by side on a CPU, about, if it has the cores: a layer's threads wait
+for the slowest of them, and other threads of ours make one of them slow. Each lane takes memory."""
 GPU_BATCHES = (16, 8, 4, 2)
 """Numbers of chips that may go through together on a GPU; each divides the one before."""
 GPU_SHARE = 0.5
@@ -115,6 +119,26 @@ class NetworkDetector:
         """Confidence below which a building is not reported, unless the user says otherwise."""
         return self.info.reported_confidence
 
+    @property
+    def lanes(self) -> int:
+        """How many batches go through side by side: several on a CPU, one on a GPU."""
+        threads = torch.get_num_threads()
+        return threads // _threads_of_lane(threads) if self.device.type == "cpu" else 1
+
+    @contextmanager
+    def open_lanes(self, count: int) -> Iterator[Executor]:
+        """Threads that see a batch each and share torch's threads, until the end of the context."""
+        threads = torch.get_num_threads()
+        lanes = ThreadPoolExecutor(
+            count, initializer=torch.set_num_threads, initargs=(max(1, threads // count),)
+        )
+        try:
+            yield lanes
+        finally:
+            lanes.shutdown(cancel_futures=True)
+            # A lane's number is that of threads to come, too.
+            torch.set_num_threads(threads)
+
     def fitting_batch(self, height: int, width: int) -> int:
         """How many chips of so many pixels go through together.
 
@@ -135,9 +159,6 @@ class NetworkDetector:
 
     def __call__(self, chips: Sequence[Chip]) -> list[Instances]:
         """Detect in a batch of chips of equal shape.
-
-        Warns:
-            DetectionCapWarning: A chip has more buildings than are kept; names the chip.
 
         Raises:
             BandError: A chip has another number of bands than the weights.
@@ -160,20 +181,15 @@ class NetworkDetector:
                 self.device,
             )
             found = to_instances(self._model.predict(images), len(chips))
-        cap = self.info.model.detection.max_per_chip
-        for chip, instances in zip(chips, found, strict=True):
-            if len(instances) >= cap:
-                warnings.warn(
-                    f"{chip.source}: the chip at column {chip.window.x:.0f}, row "
-                    f"{chip.window.y:.0f} reached the cap of {cap} detections; buildings may be "
-                    f"missing there, use a smaller --chip-size",
-                    DetectionCapWarning,
-                    stacklevel=2,
-                )
-        calibration = self.info.calibration
-        if calibration is None:
-            return found
-        return [replace(each, scores=calibration(each.scores)) for each in found]
+        cap, calibration = self.info.model.detection.max_per_chip, self.info.calibration
+        return [
+            replace(
+                each,
+                scores=each.scores if calibration is None else calibration(each.scores),
+                capped=len(each) >= cap,
+            )
+            for each in found
+        ]
 
 
 def load_detector(
@@ -221,6 +237,10 @@ def _arrive(
     return NetworkDetector(
         model, info, choose_device(device), precision, is_bound=device is not None
     )
+
+
+def _threads_of_lane(threads: int) -> int:
+    return max(1, round(threads / CPU_LANES))
 
 
 def choose_precision(precision: str | None, device: torch.device) -> torch.dtype:

@@ -1,6 +1,6 @@
 """Chips in, instances out: scaling, grouping by chip, the cap, devices."""
 
-import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from tiny_network import tiny_config, tiny_network
 
 from footprints.calibration import Calibration
 from footprints.chip import Chip, InputSpec, Scaling, Window
-from footprints.errors import BandError, ConfigError, DetectionCapWarning, DeviceError
+from footprints.errors import BandError, ConfigError, DeviceError
 from footprints.model.box_head import Detections
 from footprints.model.checkpoint import WeightsInfo, save_weights
 from footprints.model.detector import (
@@ -148,20 +148,41 @@ def test_the_same_chips_give_the_same_instances(detector):
             np.testing.assert_array_equal(group.logits, same.logits)
 
 
-def test_reaching_the_cap_names_the_chip():
-    detector = make_detector(max_per_chip=3)
-    with pytest.warns(
-        DetectionCapWarning,
-        match=r"scene1\.tif: the chip at column 640, row 64 reached the cap of 3",
-    ):
-        (instances,) = detector([make_chip(1, x=640.0)])
-    assert len(instances) == 3
+def test_reaching_the_cap_is_marked(detector):
+    (capped,) = make_detector(max_per_chip=3)([make_chip()])
+    assert len(capped) == 3
+    assert capped.capped
+    assert capped.take(np.array([0, 2])).capped
+    (whole,) = detector([make_chip()])
+    assert len(whole) > 3
+    assert not whole.capped
 
 
-def test_below_the_cap_nothing_is_said(detector):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        detector([make_chip()])
+def test_lanes_share_the_threads_and_see_what_one_sees(detector):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert detector.lanes == 2
+        chips = [make_chip(seed) for seed in range(4)]
+        with detector.open_lanes(2) as pool:
+            threads = pool.submit(torch.get_num_threads).result()
+            shown = [found for (found,) in pool.map(detector, [[chip] for chip in chips])]
+        assert threads == 1
+        assert torch.get_num_threads() == 2
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(before)
+    for chip, found in zip(chips, shown, strict=True):
+        (alone,) = detector([chip])
+        np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-3)
+        np.testing.assert_allclose(found.scores, alone.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize(("threads", "lanes"), [(1, 1), (3, 3), (4, 4), (8, 4), (16, 4), (64, 4)])
+def test_lanes_for_many_cores_have_several_threads_each(detector, monkeypatch, threads, lanes):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert detector.lanes == lanes
 
 
 def test_a_chip_with_other_bands_names_its_scene(detector):
