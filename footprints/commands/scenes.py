@@ -23,6 +23,7 @@ from footprints.errors import OutputError
 from footprints.options import (
     Bands,
     Confidence,
+    Device,
     Keypoints,
     MinArea,
     Nodata,
@@ -36,6 +37,7 @@ from footprints.options import (
     Simplify,
     Tolerance,
     Verbose,
+    Weights,
 )
 
 if TYPE_CHECKING:
@@ -51,8 +53,8 @@ def predict(
         ),
     ],
     output: Output,
-    weights: Annotated[Path | None, typer.Option(help="Weights; default: those that ship.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    weights: Weights = None,
+    device: Device = None,
     precision: Annotated[
         str | None,
         typer.Option(help="float32 or bfloat16; default: the quicker one on this device."),
