@@ -68,7 +68,7 @@ class AugmentedDetector:
 
     def __init__(self, detector: Detector, views: str) -> None:
         if views not in VIEWS:
-            raise ConfigError(f"tta must be one of {', '.join(VIEWS)}, got {views!r}")
+            raise ConfigError(f"--tta must be one of {', '.join(VIEWS)}, got {views!r}")
         if detector.keypoints:
             # The upper left corner of a mirror image is the upper right one.
             raise ConfigError(

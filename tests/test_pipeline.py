@@ -39,6 +39,7 @@ from footprints.errors import (
     ChipSizeError,
     ConfigError,
     DetectionCapWarning,
+    FootprintsError,
     FootprintsWarning,
     LayerError,
     OutputError,
@@ -395,6 +396,29 @@ def test_bad_ways_to_straighten_are_refused_before_the_work(scene, options, word
     with pytest.raises(ConfigError, match=words):
         predict(scene, watched, **options)
     assert not watched.shown
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"confidence": "high"}, "--confidence must be a number, got 'high'"),
+        ({"min_area_m2": None}, "--min-area must be a number, got None"),
+        ({"batch_size": 2.5}, "--batch-size must be a whole number from 1 on, got 2.5"),
+        ({"chip_size": "512"}, "--chip-size must be a number, got '512'"),
+        ({"regularize": "auto", "tolerance_m": "1"}, "--tolerance must be a number, got '1'"),
+        ({"bands": ["red"]}, "a band .* must be a number, got 'red'"),
+        ({"output": 3}, "an output is named by a text or a path, got 3"),
+        ({"aoi": 3}, "a layer is a file or a GeoDataFrame, got 3"),
+    ],
+)
+def test_values_of_a_wrong_kind_are_refused_at_the_door(scene, options, words):
+    with pytest.raises(FootprintsError, match=f"^{words}$"):
+        predict(scene, detector_of([]), **options)
+
+
+def test_scenes_of_a_wrong_kind_are_refused_at_the_door(scene):
+    with pytest.raises(RasterError, match="a scene is named by a text or a path, got 3: name"):
+        fp.predict([scene, 3], detector=detector_of([]))
 
 
 def test_bands_are_those_asked_for(write, town):
