@@ -18,7 +18,7 @@ from pyproj import CRS
 
 from footprints.chip import Detector
 from footprints.cluster import open_crew
-from footprints.detection import Looking, detect
+from footprints.detection import Looking, detect, prepare
 from footprints.failures import Tally
 from footprints.finishing import check_thresholds, parse_crs
 from footprints.starting import Sight, measured_scenes, name_scenes, take_detector
@@ -149,6 +149,7 @@ def _chunks(
             measured_scenes(paths, detector, sight, tally=Tally(paths))
         )
         size = plan.batch_size
+        prepare(detector, measured, size)
         crew = opened.enter_context(
             open_crew(cluster, detector, workers=workers, batch_size=size, heard_from=heard_from)
         )
