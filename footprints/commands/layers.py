@@ -53,7 +53,7 @@ def regularize(
 ) -> None:
     """Give the buildings of a layer straight walls, shared where they touch.
 
-    Example: footprints regularize town.gpkg -o straight.gpkg --method right-angles --tolerance 1
+    Example: footprints regularize town.gpkg -o straight.gpkg --tolerance 1
     """
     configure(quiet=quiet, verbose=verbose)
     from footprints.vector.postgis import shown
@@ -206,7 +206,7 @@ def evaluate(
 ) -> None:
     """Compare a layer with the truth, building by building.
 
-    Example: footprints evaluate town.gpkg data_samples/town_buildings.gpkg --json report.json
+    Example: footprints evaluate town.gpkg data_samples/town_buildings.gpkg --full
     """
     configure(quiet=quiet, verbose=verbose)
     from footprints.evaluation import evaluate as run

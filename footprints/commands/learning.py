@@ -65,7 +65,7 @@ def chip(
 
     Or, with --check, say what is wrong with the labels: off the image, invalid, doubled, shifted.
 
-    Example: footprints chip data_samples/town.tif data_samples/town_buildings.gpkg -o chips
+    Example: footprints chip town.tif town_buildings.gpkg -o chips
     """
     configure(quiet=quiet, verbose=verbose)
     from footprints.data.chips import TRAIN, write_chips
@@ -173,7 +173,7 @@ def train(
 ) -> None:
     """Train weights on scenes and digitised buildings.
 
-    Example: footprints train configs/sample-town.yaml -o first-run --set train.epochs=1
+    Example: footprints train configs/sample-town.yaml -o first-run
     """
     from footprints.config import load_config
     from footprints.training import is_first_process
@@ -209,7 +209,7 @@ def calibrate(
 ) -> None:
     """Fit the confidence of weights to a place, so that 0.8 means four right of five there.
 
-    Example: footprints calibrate town.tif town_buildings.gpkg -o town.safetensors
+    Example: footprints calibrate town.tif labels.gpkg -o here.safetensors
     """
     configure(quiet=quiet, verbose=verbose)
     from footprints.recalibration import calibrate as run

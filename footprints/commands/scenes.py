@@ -190,7 +190,7 @@ def predict(
 
     With a folder as output, or {scene} in its name, every scene has a layer of its own.
 
-    Example: footprints predict data_samples/town.tif -o town.gpkg --keep town-run
+    Example: footprints predict data_samples/town.tif -o town.gpkg --keep kept
     """
     configure(quiet=quiet, verbose=verbose)
     from footprints.batch import is_pattern, predict_each
@@ -330,7 +330,7 @@ def finish(
 ) -> None:
     """Make a layer from a kept run, with other thresholds or in another format, in seconds.
 
-    Example: footprints finish town-run -o sure.gpkg --confidence 0.7 --min-area 10
+    Example: footprints finish kept -o sure.gpkg --confidence 0.7 --min-area 10
     """
     configure(quiet=quiet, verbose=verbose)
     from footprints.finishing import finish as remake
