@@ -203,6 +203,14 @@ class SizesBatches(Protocol):
         """How many chips of so many pixels go through together."""
 
 
+@runtime_checkable
+class Prepares(Protocol):
+    """A detector that prepares for work, more for much of it."""
+
+    def expect(self, chips: int, batch: tuple[int, int, int]) -> None:
+        """Hear how many chips are to come; how many together, of what height and width."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChipGrid:
     """A regular cover of a raster by overlapping chips, in grid pixels.

@@ -19,7 +19,7 @@ from pyproj import CRS
 
 from footprints.chip import Detector
 from footprints.cluster import open_crew
-from footprints.detection import Looking, detect
+from footprints.detection import Looking, detect, prepare
 from footprints.errors import ConfigError
 from footprints.failures import SceneOutcome, Tally, failed_before
 from footprints.files import check_name
@@ -59,6 +59,7 @@ def predict(
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
     precision: str | None = None,
+    compiles: bool | None = None,
     tta: str | None = None,
     confidence: float | None = None,
     min_area_m2: float = 4.0,
@@ -106,6 +107,9 @@ def predict(
             ``detector``.
         device: Where the network runs; None takes the best there is. Not used with ``detector``.
         precision: ``float32`` or ``bfloat16``; None takes the quicker one on the device. Not used
+            with ``detector``.
+        compiles: Compile what has a fixed shape in the network before the run, where a compiler is
+            found. None does so for runs that are long enough to pay for it, False never. Not used
             with ``detector``.
         tta: Show every chip several times: ``flips`` mirrors it, ``all`` also turns it by quarters
             and changes its size; see `footprints.tta`. None shows it once.
@@ -243,7 +247,9 @@ def predict(
     if keep is not None:
         check_run_place(Path(keep), overwrite=replaces)
     area = None if aoi is None else read_area(aoi)
-    detector = take_detector(detector, weights, device=device, precision=precision, tta=tta)
+    detector = take_detector(
+        detector, weights, device=device, precision=precision, compiles=compiles, tta=tta
+    )
     threshold = detector.confidence if confidence is None else confidence
     run = KeptRun(
         model=detector.name,
@@ -292,6 +298,7 @@ def predict(
             )
             batch_size = journal.batch_size
             say_taken_over(journal, measured)
+        prepare(detector, measured, batch_size)
         crew = opened.enter_context(
             open_crew(
                 cluster, detector, workers=workers, batch_size=batch_size, heard_from=heard_from

@@ -94,6 +94,7 @@ def take_detector(
     *,
     device: str | torch.device | None = None,
     precision: str | None = None,
+    compiles: bool | None = None,
     tta: str | None = None,
 ) -> Detector:
     """The detector of a run; arguments as for `predict`."""
@@ -101,7 +102,7 @@ def take_detector(
         # Torch takes seconds to load, and `finish` has no need of it.
         from footprints.model.detector import load_detector
 
-        detector = load_detector(weights, device=device, precision=precision)
+        detector = load_detector(weights, device=device, precision=precision, compiles=compiles)
     if tta is None:
         return detector
     from footprints.tta import AugmentedDetector

@@ -18,7 +18,7 @@ from pyproj import CRS
 
 from footprints.chip import Detector
 from footprints.cluster import open_crew
-from footprints.detection import Looking, detect
+from footprints.detection import Looking, detect, prepare
 from footprints.failures import Tally
 from footprints.finishing import check_thresholds, parse_crs
 from footprints.starting import Sight, measured_scenes, name_scenes, take_detector
@@ -66,8 +66,9 @@ def predict_iter(
     for, vertices rounded to a common lattice, and the scenes recorded. Those who need them call
     `predict`, or `footprints.merge_layers`, `regularize` and `simplify` on the layer they collect.
 
-    The work is done when the next chunk is asked for. Closing the generator ends it, and its
-    threads and workers; unlike `predict` it leaves nothing to resume.
+    The work is done when the next chunk is asked for, but for a few batches of chips that are seen
+    ahead. Closing the generator ends it, and its threads and workers; unlike `predict` it leaves
+    nothing to resume.
 
     Args:
         scenes: As for `predict`; so are all the others.
@@ -149,6 +150,7 @@ def _chunks(
             measured_scenes(paths, detector, sight, tally=Tally(paths))
         )
         size = plan.batch_size
+        prepare(detector, measured, size)
         crew = opened.enter_context(
             open_crew(cluster, detector, workers=workers, batch_size=size, heard_from=heard_from)
         )

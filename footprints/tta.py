@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from affine import Affine
 from numpy.typing import NDArray
 
-from footprints.chip import LOGIT_STEPS, Chip, Detector, InputSpec, Instances, MaskGroup
+from footprints.chip import LOGIT_STEPS, Chip, Detector, InputSpec, Instances, MaskGroup, Prepares
 from footprints.data.augment import UPRIGHT, Orientation
 from footprints.errors import ConfigError
 from footprints.lanes import count_lanes, open_lanes
@@ -116,6 +116,11 @@ class AugmentedDetector:
     def open_lanes(self, count: int) -> AbstractContextManager[Executor]:
         """As the detector's."""
         return open_lanes(self._detector, count)
+
+    def expect(self, chips: int, batch: tuple[int, int, int]) -> None:
+        """As the detector; other sizes than the chips' own go through it unprepared."""
+        if isinstance(self._detector, Prepares):
+            self._detector.expect(len(VIEWS[self.views]) * chips, batch)
 
     def __call__(self, chips: Sequence[Chip]) -> list[Instances]:
         """Detect in every view of a batch of chips of equal shape, and merge chip by chip."""

@@ -646,3 +646,20 @@ def test_a_folder_stands_for_its_scenes(write, town, tmp_path):
     layer = predict(folder, town, overlaps=True)
     assert layer.equals(predict([folder / name for name in names], town, overlaps=True))
     assert set(layer["source"]) == set(names)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_detector_hears_how_much_is_to_come(write, tmp_path, resume):
+    @dataclass(frozen=True, eq=False)
+    class Preparing(KnownBuildings):
+        heard: list[tuple] = field(default_factory=list)
+
+        def expect(self, chips, batch):
+            self.heard.append((chips, batch))
+
+    detector = Preparing(on_ground(TOWN))
+    output = tmp_path / "two.gpkg" if resume else None
+    predict([write("a.tif"), write("b.tif")], detector, batch_size=4, output=output, resume=resume)
+    assert detector.heard == [(18, (4, 128, 128))]
+    next(fp.predict_iter(write("c.tif"), detector=detector, chip_size=96, overlap=32))
+    assert detector.heard[1:] == [(16, (2, 96, 96))]

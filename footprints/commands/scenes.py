@@ -59,6 +59,14 @@ def predict(
         str | None,
         typer.Option(help="float32 or bfloat16; default: the quicker one on this device."),
     ] = None,
+    compiles: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Compile the network first, if a compiler is found; default: for runs long enough "
+            "to pay for it.",
+        ),
+    ] = None,
     tta: Annotated[
         str | None,
         typer.Option(
@@ -207,7 +215,7 @@ def predict(
         measure_stages() if profile else nullcontext() as stages,
     ):
         with stage("loading weights"):
-            detector = load_detector(weights, device=device, precision=precision)
+            detector = load_detector(weights, device=device, precision=precision, compiles=compiles)
         layer = (predict_each if each else run)(
             scenes,
             output=output,

@@ -1,5 +1,7 @@
 """Chips in, instances out: scaling, grouping by chip, the cap, devices."""
 
+import logging
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -17,6 +19,7 @@ from footprints.errors import BandError, ConfigError, DeviceError
 from footprints.model.box_head import Detections
 from footprints.model.checkpoint import WeightsInfo, save_weights
 from footprints.model.detector import (
+    COMPILE_FROM,
     NetworkDetector,
     choose_device,
     choose_precision,
@@ -282,3 +285,76 @@ def test_a_detector_says_what_it_is():
     shown = repr(load_detector(device="cpu", precision="float32"))
     assert shown.startswith("NetworkDetector(buildings-lite0: building; 3 bands, 0.27 m per pixel")
     assert shown.endswith("torch.float32 on cpu)")
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """Compile to what there was, and note the shapes of what goes through it."""
+    shapes = []
+
+    def compile_nothing(function, *, dynamic):
+        assert not dynamic
+
+        def compiled(images):
+            shapes.append(tuple(images.shape))
+            return function(images)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    return shapes
+
+
+def test_long_work_is_compiled_for_whole_batches(compilations):
+    detector = make_detector()
+    chips = [make_chip(seed) for seed in range(3)]
+    height, width = chips[0].valid.shape
+    expected = [(len(found), found.scores.sum()) for found in detector(chips[:2])]
+    detector.expect(COMPILE_FROM["cpu"] - 1, (2, height, width))
+    detector(chips[:2])
+    assert not compilations
+    detector.expect(COMPILE_FROM["cpu"], (2, height, width))
+    shown = detector(chips[:2])
+    detector(chips[2:])
+    assert compilations == [(2, 3, height, width)]
+    assert [(len(found), found.scores.sum()) for found in shown] == expected
+
+
+@pytest.mark.parametrize(("compiles", "count"), [(True, 1), (False, 0)])
+def test_compiling_can_be_asked_for_and_refused(tmp_path, compilations, compiles, count):
+    path = tmp_path / "weights.safetensors"
+    save_weights(path, tiny_network(), WeightsInfo("tiny", tiny_config(), SPEC))
+    detector = load_detector(path, device="cpu", compiles=compiles)
+    chip = make_chip()
+    detector.expect(1 if compiles else 10**9, (1, *chip.valid.shape))
+    detector([chip])
+    # In another process it does the same.
+    pickle.loads(pickle.dumps(detector))([chip])
+    assert len(compilations) == 2 * count
+
+
+def test_without_a_compiler_the_network_runs_as_it_is(monkeypatch, caplog):
+    def no_compiler(*_):
+        raise torch._dynamo.exc.BackendCompilerFailed(no_compiler, OSError("no g++ here"), None)
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: no_compiler)
+    detector, plain = make_detector(), make_detector()
+    chip = make_chip()
+    detector.expect(10**6, (1, *chip.valid.shape))
+    with caplog.at_level(logging.INFO):
+        (found,) = detector([chip])
+    assert "no g++ here" in caplog.text
+    np.testing.assert_array_equal(found.boxes, plain([chip])[0].boxes)
+
+
+@pytest.mark.full
+def test_what_is_compiled_finds_the_same():
+    detector, plain = make_detector(), make_detector()
+    chips = [make_chip(seed) for seed in range(2)]
+    detector.expect(10**6, (2, *chips[0].valid.shape))
+    torch._dynamo.utils.counters.clear()
+    for found, same in zip(detector(chips), plain(chips), strict=True):
+        assert len(found) == len(same) > 0
+        np.testing.assert_allclose(found.boxes, same.boxes, atol=0.01)
+        np.testing.assert_allclose(found.scores, same.scores, atol=1e-3)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
