@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,13 +100,9 @@ def plot(
     if scene is None:
         _frame(ax, shown.crs, _extent(shown.total_bounds if bounds is None else bounds))
     else:
-        # In pixel coordinates it may be a photograph, where black is the dark and no collar.
-        with open_scene(
-            scene, bands=bands, nodata=nodata, crs=crs, pixels=pixels, collars=not pixels
-        ) as raster:
-            shown = in_frame_of(raster, shown)
-            check_on_scene(shown, raster)
-            window = window_of(raster, bounds)
+        with open_below(
+            shown, scene, bounds, bands=bands, nodata=nodata, crs=crs, pixels=pixels
+        ) as (shown, raster, window):
             _draw_scene(ax, raster, window, read_picture(raster, window, largest_side), bounds)
     _draw_layer(ax, shown, column)
     _add_scale_bar(ax, shown.crs)
@@ -161,6 +158,30 @@ def plot_instances(
         text = f"{names[index]} {sure.scores[index]:.2f}"
         _draw_instance(ax, outlines[index], sure.boxes[index], text, colour)
     return ax
+
+
+@contextmanager
+def open_below(
+    layer: GeoDataFrame,
+    scene: str | Path,
+    bounds: Bounds | None,
+    *,
+    bands: Sequence[int] | None,
+    nodata: float | None,
+    crs: str | CRS | None,
+    pixels: bool,
+) -> Iterator[tuple[GeoDataFrame, Scene, Window]]:
+    """A scene to show below a layer: the layer in its frame, the scene, the window to show.
+
+    Arguments and errors as for `plot`.
+    """
+    # In pixel coordinates it may be a photograph, where black is the dark and no collar.
+    with open_scene(
+        scene, bands=bands, nodata=nodata, crs=crs, pixels=pixels, collars=not pixels
+    ) as raster:
+        placed = in_frame_of(raster, layer)
+        check_on_scene(placed, raster)
+        yield placed, raster, window_of(raster, bounds)
 
 
 def window_of(raster: Scene, bounds: Bounds | None) -> Window:

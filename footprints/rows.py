@@ -30,7 +30,7 @@ from footprints.vector.outlines import Outlines
 from footprints.vector.scenes import seen_ground
 from footprints.vector.trace import trace
 
-READ_AHEAD = 2
+READ_AHEAD = 1
 """Batches that are read, or wait to be seen, beside those in the lanes; one of 512 px chips takes a
 few MB."""
 _TRACED_LATER = 4

@@ -66,8 +66,9 @@ def predict_iter(
     for, vertices rounded to a common lattice, and the scenes recorded. Those who need them call
     `predict`, or `footprints.merge_layers`, `regularize` and `simplify` on the layer they collect.
 
-    The work is done when the next chunk is asked for. Closing the generator ends it, and its
-    threads and workers; unlike `predict` it leaves nothing to resume.
+    The work is done when the next chunk is asked for, but for a few batches of chips that are seen
+    ahead. Closing the generator ends it, and its threads and workers; unlike `predict` it leaves
+    nothing to resume.
 
     Args:
         scenes: As for `predict`; so are all the others.

@@ -66,6 +66,8 @@ def test_pages_show_commands() -> None:
 @pytest.mark.parametrize("name", ["info", "regularize", "evaluate", "chip"])
 def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data_samples").symlink_to(ROOT / "data_samples")
+    for name_there in ("town.tif", "town_buildings.gpkg"):
+        (tmp_path / name_there).symlink_to(ROOT / "data_samples" / name_there)
     shutil.copy(ROOT / "data_samples" / "town_buildings.gpkg", tmp_path / "town.gpkg")
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, shlex.split(example(name))[1:])
