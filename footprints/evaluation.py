@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from footprints.measuring import Comparison, measure
 from footprints.precision import IOU_THRESHOLDS, IOU_TOLERANCE
 from footprints.ranges import check_number, check_share
 from footprints.report import check_report, write_report
+from footprints.tables import beside, table
 from footprints.vector.classes import read_classes, read_values
 from footprints.vector.read import open_polygons
 from footprints.vector.write import check_output, write_layer
@@ -103,8 +105,20 @@ class Report:
         return [head, *rows] if rows else []
 
     def __repr__(self) -> str:
-        # A notebook shows this of a last line: the figures, to be read.
+        # A terminal shows this of a last line: the figures, to be read.
         return str(self)
+
+    def _repr_html_(self) -> str:
+        further = [] if self.figures is None else [*tabulate(self.figures).items()]
+        groups = [("at this confidence", self.headline()), *further]
+        parts = [beside(table(rows, caption=name) for name, rows in groups)]
+        tables = [self.class_table()]
+        if self.figures is not None:
+            tables += [tabulate_sizes(self.figures), tabulate_seams(self.figures)]
+        parts += [table(rows[1:], head=rows[0]) for rows in tables if rows]
+        if self.figures is not None:
+            parts += [f"<p>{escape(line)}</p>" for line in suggest(self.figures)]
+        return "".join(parts)
 
     def __str__(self) -> str:
         lines = [f"{name:<11}   {value}" for name, value in self.headline()]

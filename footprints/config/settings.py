@@ -7,6 +7,8 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from footprints.tables import folded, table
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -38,5 +40,35 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def _repr_html_(self) -> str:
+        return folded(type(self).__name__, _as_html(self), is_open=True)
+
 
 S = TypeVar("S", bound=Settings)
+
+
+def _as_html(settings: Settings) -> str:
+    """Settings as tables: what is unlike the defaults, those folded, and each stage below."""
+    given: list[tuple[str, str]] = []
+    defaults: list[tuple[str, str]] = []
+    stages: list[str] = []
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        is_default = not field.is_required() and value == field.get_default()
+        parts = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(part, Settings) for part in parts):
+            for number, part in enumerate(parts, start=1):
+                title = name if part is value else f"{name}, {number} of {len(parts)}"
+                stages.append(folded(title, _as_html(part), is_open=not is_default))
+        else:
+            (defaults if is_default else given).append((name, _as_text(value)))
+    rest = folded(f"{len(defaults)} as by default", table(defaults, text=True)) if defaults else ""
+    return "".join([table(given, text=True) if given else "", rest, *stages])
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(_as_text(each) for each in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_as_text(each)}" for key, each in value.items())
+    return "none" if value is None else str(value)

@@ -23,7 +23,9 @@ from footprints.chip import LOGIT_STEPS, Chip, InputSpec, Instances, MaskGroup, 
 from footprints.errors import BandError, ConfigError, DeviceError
 from footprints.model.allocator import keep_freed_memory
 from footprints.model.checkpoint import WeightsInfo, load_weights
+from footprints.model.facts import describe
 from footprints.model.mask_rcnn import Dense, MaskRCNN, Prediction
+from footprints.tables import table
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +96,12 @@ class NetworkDetector:
             f"{type(self).__name__}({self.name}: {', '.join(self.classes)}; {spec.bands} bands, "
             f"{pixel}{self.precision} on {self.device})"
         )
+
+    def _repr_html_(self) -> str:
+        parameters = sum(each.numel() for each in self._model.state_dict().values())
+        rows = [("weights", self.name), *describe(self.info, parameters)]
+        rows.append(("runs on", f"{self.device}, in {self.precision}".replace("torch.", "")))
+        return table(rows, text=True)
 
     def __reduce__(self) -> tuple[Callable[..., NetworkDetector], tuple[object, ...]]:
         """Pickled, a detector holds its weights: nobody needs to have their file."""
