@@ -121,7 +121,7 @@ def _filter(planes: NDArray[Any], taps: Taps, axis: int, dtype: np.dtype[Any]) -
     planes = planes.astype(dtype, copy=False)
     index = taps.index - taps.span.start
     weight = taps.weight.astype(dtype).reshape(-1, index.shape[1], *[1] * (planes.ndim - 1 - axis))
-    total = np.take(planes, index[:, 0], axis=axis, mode="clip")
+    total: NDArray[Any] = np.take(planes, index[:, 0], axis=axis, mode="clip")
     total *= weight[:, 0]
     picked = np.empty_like(total)
     # One tap after the other, not a matrix product: BLAS may add in another order for another

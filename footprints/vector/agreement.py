@@ -98,7 +98,7 @@ def _edges(polygons: Polygons, low: Floats, high: Floats, swap: Mask) -> _Edges:
     points, first, first_ring = flatten(polygons)
     sizes = np.diff(first[first_ring])
     owner = np.repeat(np.arange(len(polygons)), sizes)
-    x, y = (points - np.repeat(low, sizes, axis=0)).T.copy()
+    x, y = (points - low.take(owner, axis=0)).T.copy()
     if swap.any():
         swapped = np.repeat(swap, sizes)
         x, y = np.where(swapped, y, x), np.where(swapped, x, y)

@@ -277,8 +277,9 @@ def _trace_back(
         before = places[: j.max()]
         # Where the run starts is looked up along the way back only, not for every state.
         run = np.minimum((j * (j - 1) // 2)[:, None] + before, len(batch.end) - 1)
-        total = other[last[:, None], kind[:, None], before, alive[:, None]]
-        total += costs[kind[:, None], run, alive[:, None]]
+        rank = (last * kinds + kind)[:, None] * len(places) + before
+        total = other.take(rank * len(rows) + alive[:, None])
+        total += costs.take((kind[:, None] * len(batch.end) + run) * len(rows) + alive[:, None])
         total[before >= j[:, None]] = np.inf
         i = total.argmin(axis=1)
         runs.append((batch.rings[alive], batch.first[alive] + i, batch.first[alive] + j, kind))

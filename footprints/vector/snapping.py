@@ -236,7 +236,8 @@ def _build(
     shells = np.concatenate([[0], np.cumsum(sound)])[shells]
     built = shapely.from_ragged_array(GeometryType.POLYGON, points, (rings, shells))
     broken = ~shapely.is_valid(built)
-    repaired = largest_parts(make_valid_polygons(built[broken]))
-    built[broken] = shapely.orient_polygons(repaired, exterior_cw=False)
+    built[broken] = largest_parts(make_valid_polygons(built[broken]))
+    # All of them: GEOS takes some rings with a spike for the other way round, and rounding ends it.
+    built = shapely.orient_polygons(built, exterior_cw=False)
     thin = ~(shapely.area(built) > shapely.area(polygons) / 2)
     return np.where(thin, polygons, built)
