@@ -30,7 +30,9 @@ from footprints.figures import Figures, suggest, tabulate, tabulate_seams, tabul
 from footprints.judging import judged_layer
 from footprints.measuring import Comparison, measure
 from footprints.precision import IOU_THRESHOLDS, IOU_TOLERANCE, take_in_order
+from footprints.ranges import check_number, check_share
 from footprints.report import check_report, write_report
+from footprints.vector.area import show_bounds
 from footprints.vector.classes import read_classes, read_values
 from footprints.vector.layer import reproject
 from footprints.vector.read import open_polygons
@@ -196,12 +198,13 @@ def evaluate(
     if judged is not None:
         check_output(judged, overwrite=overwrite)
     if class_map is not None and class_field is None:
-        raise ConfigError("a class map needs the class field whose values it maps")
+        raise ConfigError("--class-map needs the column whose values it maps: --class-field")
     known = load_class_map({} if class_map is None else class_map)
     true = open_polygons(truth, name="truth", needs_crs=False)
     found = _open_beside(true, predicted, "predicted")
     area = None if aoi is None else _open_beside(true, aoi, "aoi")
-    _require_overlap(found, true, area)
+    names = {"predicted": predicted, "truth": truth, "aoi": aoi}
+    _require_overlap(found, true, area, {name: _called(name, names[name]) for name in names})
     if area is None:
         _warn_of_ground_not_seen(found, true)
     scores = _confidences(found, needed=confidence is not None)
@@ -238,14 +241,18 @@ def evaluate(
 def _check_ranges(
     iou: float, confidence: float | None, precision: float | None, pixel_m: float | None
 ) -> None:
-    if not 0 < iou <= 1:
-        raise ConfigError(f"IoU threshold must be above 0 and at most 1, got {iou}")
-    if confidence is not None and not 0 <= confidence <= 1:
-        raise ConfigError(f"confidence must be between 0 and 1, got {confidence}")
-    if precision is not None and not 0 < precision <= 1:
-        raise ConfigError(f"precision to reach must be above 0 and at most 1, got {precision}")
-    if pixel_m is not None and not 0 < pixel_m < float("inf"):
-        raise ConfigError(f"metres per pixel must be above 0, got {pixel_m}")
+    for share, option in ((iou, "--iou"), (precision, "--precision")):
+        if share is None:
+            continue
+        check_number(share, option)
+        if not 0 < share <= 1:
+            raise ConfigError(f"{option} must be above 0 and at most 1, got {share}")
+    if confidence is not None:
+        check_share(confidence, "--confidence")
+    if pixel_m is not None:
+        check_number(pixel_m, "--pixel-size")
+        if not 0 < pixel_m < float("inf"):
+            raise ConfigError(f"--pixel-size must be above 0, in metres, got {pixel_m}")
 
 
 def _pixel_m(found: GeoDataFrame) -> float | None:
@@ -372,15 +379,30 @@ def _open_beside(truth: GeoDataFrame, given: GeoDataFrame | str | Path, name: st
         raise LayerError(
             f"{without} has no coordinate reference system, but {other} has; give it its own"
         )
-    return reproject(layer, truth.crs)
+    try:
+        return reproject(layer, truth.crs)
+    except LayerError as err:
+        raise LayerError(
+            f"{_called(name, given)} {show_bounds(layer.total_bounds)}, in {layer.crs.name}, lies "
+            f"where {truth.crs.name} of the truth is not defined; check that it shows the same "
+            "place and says the CRS that it is drawn in"
+        ) from err
 
 
-def _require_overlap(found: GeoDataFrame, true: GeoDataFrame, area: GeoDataFrame | None) -> None:
+def _called(name: str, given: GeoDataFrame | str | Path | None) -> str:
+    """A layer in a message: what it is, and its file."""
+    return f"{name} {given}" if isinstance(given, str | Path) else name
+
+
+def _require_overlap(
+    found: GeoDataFrame, true: GeoDataFrame, area: GeoDataFrame | None, names: Mapping[str, str]
+) -> None:
     """Layers that lie apart are a mistake; empty ones are a result."""
+    crs = "pixels" if true.crs is None else true.crs.name
     if len(found) and len(true) and not _extents_meet(found, true):
         raise LayerError(
-            f"predicted {_extent(found)} and truth {_extent(true)} do not overlap; "
-            f"check that they show the same place and have the right CRS"
+            f"{names['predicted']} {_extent(found)} and {names['truth']} {_extent(true)} do not "
+            f"overlap, both in {crs}; check that they show the same place and have the right CRS"
         )
     if area is None:
         return
@@ -389,8 +411,9 @@ def _require_overlap(found: GeoDataFrame, true: GeoDataFrame, area: GeoDataFrame
     layers = [layer for layer in (found, true) if len(layer)]
     if layers and not any(_extents_meet(area, layer) for layer in layers):
         raise LayerError(
-            f"aoi {_extent(area)} does not overlap "
-            f"{' or '.join(_extent(layer) for layer in layers)}, the extent of the layers"
+            f"{names['aoi']} {_extent(area)} does not overlap the layers "
+            f"{' or '.join(_extent(layer) for layer in layers)}, all in {crs}; check that it shows "
+            "the same place and has the right CRS"
         )
 
 
@@ -418,7 +441,7 @@ def _extents_meet(one: GeoDataFrame, other: GeoDataFrame) -> bool:
 
 
 def _extent(layer: GeoDataFrame) -> str:
-    return "({})".format(", ".join(f"{value:.10g}" for value in layer.total_bounds))
+    return show_bounds(layer.total_bounds)
 
 
 def _confidences(layer: GeoDataFrame, *, needed: bool) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from footprints.commands.console import (
 from footprints.errors import LabelWarning, OutputError
 from footprints.options import (
     Bands,
+    ClassMap,
     Nodata,
     Output,
     Overwrite,
@@ -62,7 +63,7 @@ def regularize(
     from footprints.vector.write import check_output, write_layer
 
     start = time.perf_counter()
-    check_options(method, tolerance, simplify)
+    check_options(method, tolerance, simplify, option="--method")
     check_output(output, overwrite=overwrite)
     before = read_layer(source, needs_crs=not pixels)
     if pixels:
@@ -171,10 +172,7 @@ def evaluate(
         str | None,
         typer.Option(help="Column of TRUTH with the class; matches have the right class then."),
     ] = None,
-    class_map: Annotated[
-        Path | None,
-        typer.Option(help="YAML file of that column's values and their classes, house: villa."),
-    ] = None,
+    class_map: ClassMap = None,
     full: Annotated[
         bool,
         typer.Option(
