@@ -61,15 +61,22 @@ class DetectionTask(lightning.LightningModule):
         model: The network.
         config: Optimiser and seed.
         spec: Scaling of the training chips.
+        confidence: Least confidence to report until something has validated.
     """
 
-    def __init__(self, model: MaskRCNN, config: RunConfig, spec: InputSpec) -> None:
+    def __init__(
+        self,
+        model: MaskRCNN,
+        config: RunConfig,
+        spec: InputSpec,
+        confidence: float = UNKNOWN_CONFIDENCE,
+    ) -> None:
         super().__init__()
         self.config = config
         self.spec = spec
         self.model = model
         self.average = _average(model, config.optimizer.average)
-        self.confidence = UNKNOWN_CONFIDENCE
+        self.confidence = confidence
         self.calibration: Calibration | None = None
         self.figures: dict[str, float] = {}
         # Stages that are frozen for good are not among them.

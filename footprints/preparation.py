@@ -38,6 +38,7 @@ from footprints.model.checkpoint import read_info, start_from
 from footprints.model.detector import DEFAULT_WEIGHTS
 from footprints.model.mask_rcnn import MaskRCNN
 from footprints.raster.scaling import measure_value_range
+from footprints.validation import UNKNOWN_CONFIDENCE
 from footprints.vector.read import read_layer
 
 CHECKPOINT, WEIGHTS, CONFIG, METRICS = (
@@ -174,7 +175,7 @@ def _split(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) -> Spli
 
 def _input_spec(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) -> InputSpec:
     """What chips look like: one pixel type, range and scaling for all scenes."""
-    check_bands([image for images in scenes for image in images])
+    _check_bands([image for images in scenes for image in images], config.model.bands)
     types = {image.dtype: image.path for images in scenes for image in images}
     if len(types) > 1:
         named = ", ".join(f"{dtype} ({path})" for dtype, path in types.items())
@@ -200,6 +201,18 @@ def _input_spec(scenes: Sequence[Sequence[LabelledImage]], config: RunConfig) ->
     )
 
 
+def _check_bands(images: Sequence[LabelledImage], wanted: int) -> None:
+    """Refuse images that differ in their number of bands, or do not fit the network."""
+    check_bands(images)
+    first = images[0]
+    if first.count != wanted:
+        example = ", ".join(str(min(band, first.count)) for band in range(1, wanted + 1))
+        raise TrainingError(
+            f"{first.path} gives {first.count} bands, but the network takes {wanted}: name as many "
+            f"in the scene, as in bands: [{example}], or set model.bands to {first.count}"
+        )
+
+
 def choose_scaling(
     config: RunConfig, dtype: str, value_range: Sequence[tuple[float, float]]
 ) -> Scaling:
@@ -219,6 +232,13 @@ def choose_scaling(
         return given
     # Which band is which is not known: they all get the mean of those that were given.
     return Scaling((fmean(given.mean),) * bands, (fmean(given.std),) * bands)
+
+
+def start_confidence(config: RunConfig) -> float:
+    """Least confidence to report before anything has validated: as in the weights to start from."""
+    if config.train.start_from is None:
+        return UNKNOWN_CONFIDENCE
+    return read_info(start_weights(config.train.start_from, config.data)).confidence
 
 
 def make_network(config: RunConfig) -> MaskRCNN:

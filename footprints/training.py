@@ -49,6 +49,7 @@ from footprints.preparation import (
     complete,
     make_network,
     prepare,
+    start_confidence,
 )
 from footprints.provenance import describe_training
 
@@ -80,7 +81,7 @@ def train(
     keep_freed_memory()
     prepared = prepare(config)
     chips, validation, spec = prepared.chips, prepared.validation, prepared.spec
-    task = DetectionTask(make_network(config), config, spec)
+    task = DetectionTask(make_network(config), config, spec, start_confidence(config))
     info = WeightsInfo(
         name=config.name,
         model=config.model,

@@ -39,7 +39,7 @@ class SceneConfig(Settings):
     aoi: str | None = None
     """Polygons inside which the labels are complete; None is everywhere."""
     bands: tuple[Count, ...] | None = None
-    """Bands to read, from 1; None is the first ones."""
+    """Bands to read, from 1, as many as ``model.bands``; None is all but an alpha band."""
     nodata: float | None = None
     """Value of pixels without data where the raster does not say so."""
     weight: Positive = 1.0

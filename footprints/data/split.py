@@ -120,14 +120,16 @@ def split_by_place(
                 group
                 for group in groups
                 if all(held_out.on(*block, buffer(block.image)) is None for block in group)
+                and any(block.image.is_labelled(block.window) for block in group)
             ]
             blocks += choose_by_share(free, validation_share, seed)
         if validation_share and not blocks:
             raise TrainingError(
                 f"too little ground to validate on a share of {validation_share}: that takes an "
-                f"image two chips of {chip_size} px wide and high, or several images apart, beside "
-                f"the holdout; name polygons to validate on (data.validation), or set a smaller "
-                f"chip size, or the validation share to 0"
+                f"image two chips of {chip_size} px wide and high, or several images apart, with "
+                f"complete labels (aoi) in two such places beside the holdout; name polygons to "
+                f"validate on (data.validation), or set a smaller chip size, or the validation "
+                f"share to 0"
             )
     kept = _Ground(
         [*held_out.shapes, *(block.outline for block in blocks)],
@@ -250,10 +252,14 @@ def _free_part(image: LabelledImage, kept: _Ground, buffer: float) -> TrainingIm
 
 
 def _count_buildings(group: Sequence[Block]) -> int:
-    return sum(
-        int((image.labels[image.tree.query(window_box(window))] != LEFT_OUT).sum())
-        for image, window in group
-    )
+    """How many labels meet the ground of a group on which labels are complete."""
+    count = 0
+    for image, window in group:
+        ground = window_box(window)
+        if image.aoi is not None:
+            ground = shapely.intersection(ground, image.aoi)
+        count += int((image.labels[image.tree.query(ground)] != LEFT_OUT).sum())
+    return count
 
 
 class _Ground:

@@ -258,7 +258,8 @@ def _require_polygons(geometries: NDArray[np.object_], name: str) -> None:
     if len(others):
         kinds = ", ".join(sorted({GeometryType(kind).name.lower() for kind in others}))
         raise LayerError(
-            f"{name} must hold polygons, but {len(others)} of {len(types)} geometries are {kinds}"
+            f"{name} must hold polygons, but {len(others)} of {len(types)} geometries are {kinds}; "
+            f"close lines to polygons, and leave the rest out"
         )
 
 

@@ -1,5 +1,6 @@
 """Chips are reproducible, show nothing they must not, and carry targets that fit their pixels."""
 
+import multiprocessing
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -127,6 +128,19 @@ def test_a_chip_depends_on_seed_epoch_and_index_alone(image: LabelledImage) -> N
     assert same(third, pickle.loads(pickle.dumps(data))[3])
     assert not same(third, data[3 + len(data)])
     assert not same(third, chips(whole(image), augmentation=Augmentation(), seed=1)[3])
+
+
+def test_a_chip_is_the_same_in_any_process(image: LabelledImage) -> None:
+    data = chips(whole(image), length=6, augmentation=Augmentation(tilted=1.0, pasted=0.5))
+    here = [data[index] for index in range(6)]
+    loader = DataLoader(
+        data,
+        batch_size=None,
+        num_workers=2,
+        multiprocessing_context=multiprocessing.get_context("forkserver"),
+    )
+    for own, other in zip(here, loader, strict=True):
+        assert same(own, other)
 
 
 def test_a_resumed_epoch_shows_the_same_chips(image: LabelledImage) -> None:

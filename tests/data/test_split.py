@@ -123,6 +123,22 @@ def test_too_little_ground_for_a_share_is_an_error(tmp_path: Path) -> None:
         split([image])
 
 
+def test_only_ground_with_complete_labels_validates(tmp_path: Path) -> None:
+    corner = shapely.box(0, 0, 205, 205)
+    image = large_image(tmp_path, aoi=corner)
+    for seed in range(8):
+        chosen = split([image], validation_share=0.3, seed=seed).validation
+        assert chosen
+        assert all(shapely.intersects(window_box(b.window), corner) for b in chosen)
+
+
+def test_a_share_of_labels_in_one_place_is_an_error(tmp_path: Path) -> None:
+    image = large_image(tmp_path, aoi=shapely.box(0, 0, 90, 90))
+    with pytest.raises(TrainingError, match=r"complete labels \(aoi\) in two such places"):
+        split([image], validation_share=0.1)
+    assert split([image], validation_share=0.0).validation == []
+
+
 def test_polygons_say_what_validates_to_the_pixel(tmp_path: Path) -> None:
     result = split([large_image(tmp_path)], validation=layer((50, 60, 170, 180)))
     assert [block.window for block in result.validation] == [Window(50, 60, 120, 120)]
