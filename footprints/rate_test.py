@@ -22,7 +22,8 @@ from footprints.errors import ConfigError, TrainingError
 from footprints.files import write_whole
 from footprints.loop import make_optimizer, make_targets
 from footprints.model.allocator import keep_freed_memory
-from footprints.model.detector import choose_device, scale_pixels
+from footprints.model.detector import scale_pixels
+from footprints.model.devices import choose_device
 from footprints.pictures import check_picture
 from footprints.preparation import complete, make_network, prepare
 from footprints.progress import is_hidden, tqdm

@@ -17,7 +17,8 @@ from footprints.data.split import Block
 from footprints.errors import ConfigError, OutputError, TrainingError
 from footprints.files import check_place
 from footprints.model.checkpoint import load_weights, save_weights
-from footprints.model.detector import DEFAULT_WEIGHTS, NetworkDetector, choose_device
+from footprints.model.detector import DEFAULT_WEIGHTS, NetworkDetector
+from footprints.model.devices import choose_device
 from footprints.progress import is_hidden, tqdm
 from footprints.raster.scaling import fit_scaling
 from footprints.validation import Judged, as_chip, calibration_of, judge, true_instances

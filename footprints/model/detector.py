@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from footprints.chip import LOGIT_STEPS, Chip, InputSpec, Instances, MaskGroup, Scaling
-from footprints.errors import BandError, ConfigError, DeviceError
+from footprints.errors import BandError
 from footprints.model.allocator import keep_freed_memory
 from footprints.model.checkpoint import WeightsInfo, load_weights
+from footprints.model.devices import choose_device, choose_precision
 from footprints.model.facts import describe
 from footprints.model.mask_rcnn import Dense, MaskRCNN, Prediction
 from footprints.tables import table
@@ -43,8 +44,6 @@ GPU_BATCHES = (16, 8, 4, 2)
 """Numbers of chips that may go through together on a GPU; each divides the one before."""
 GPU_SHARE = 0.5
 """Of a GPU's free memory, what chips without buildings may take: boxes and masks take more."""
-
-_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class _Compiled(NamedTuple):
@@ -308,49 +307,6 @@ def _arrive(
 
 def _threads_of_lane(threads: int) -> int:
     return max(1, round(threads / CPU_LANES))
-
-
-def choose_precision(precision: str | None, device: torch.device) -> torch.dtype:
-    """The precision asked for, or bfloat16 where the device calculates with it, else float32.
-
-    Raises:
-        ConfigError: It is unknown.
-    """
-    if precision is not None:
-        if precision not in _PRECISIONS:
-            raise ConfigError(
-                f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}"
-            )
-        return _PRECISIONS[precision]
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device.type == "cpu":
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    else:
-        native = False
-    return torch.bfloat16 if native else torch.float32
-
-
-def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for, or the best there is.
-
-    Raises:
-        DeviceError: It is not there.
-    """
-    if device is None or device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as err:
-        # Of an unknown name torch lists twenty that it knows.
-        reason = str(err).splitlines()[0].partition("Expected one of")[0] or "no such device"
-        raise DeviceError(
-            f"device {device!r} is not available ({reason}); use cpu, cuda, cuda:1 or mps"
-        ) from err
-    return chosen
 
 
 def scale_pixels(

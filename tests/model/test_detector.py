@@ -15,14 +15,12 @@ from tiny_network import tiny_config, tiny_network
 
 from footprints.calibration import Calibration
 from footprints.chip import Chip, InputSpec, Scaling, Window
-from footprints.errors import BandError, ConfigError, DeviceError
+from footprints.errors import BandError
 from footprints.model.box_head import Detections
 from footprints.model.checkpoint import WeightsInfo, save_weights
 from footprints.model.detector import (
     COMPILE_FROM,
     NetworkDetector,
-    choose_device,
-    choose_precision,
     load_detector,
     quantize_logits,
     scale_pixels,
@@ -240,45 +238,6 @@ def test_half_precision_finds_the_same_to_a_fraction_of_a_pixel():
     assert len(half) > 0
     assert not np.array_equal(half.scores, whole.scores)
     assert np.median(apart) < 0.3
-
-
-@pytest.mark.parametrize(
-    ("asked", "chosen"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)]
-)
-def test_the_precision_asked_for_is_taken(asked, chosen):
-    assert load_detector(device="cpu", precision=asked).precision is chosen
-
-
-def test_half_precision_is_taken_where_the_processor_calculates_with_it(monkeypatch):
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        monkeypatch.setattr(torch.cpu, name, lambda: False)
-    assert choose_precision(None, CPU) is torch.float32
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert choose_precision(None, CPU) is torch.bfloat16
-
-
-def test_an_unknown_precision_is_an_error_that_names_the_known_ones():
-    with pytest.raises(ConfigError, match="one of float32, bfloat16, got 'half'"):
-        load_detector(device="cpu", precision="half")
-
-
-@pytest.mark.parametrize(
-    "device",
-    [
-        pytest.param("gpu", id="no such kind"),
-        pytest.param("cuda:99", id="no such GPU"),
-        pytest.param("", id="an empty name"),
-    ],
-)
-def test_a_device_that_is_not_there_is_an_error_with_a_way_out(device):
-    with pytest.raises(DeviceError, match=r"is not available \(.+\); use cpu"):
-        choose_device(device)
-
-
-def test_the_default_device_is_there():
-    assert torch.zeros(1, device=choose_device()).item() == 0
-    assert choose_device("cpu") == choose_device(CPU) == CPU
-    assert choose_device("auto") == choose_device()
 
 
 def test_a_detector_says_what_it_is():
