@@ -75,7 +75,7 @@ def _shared_areas(polygons: Polygons, first: Indices, second: Indices) -> NDArra
     plain = np.flatnonzero(is_plain[first] & is_plain[second])
     area = np.zeros(len(first))
     area[plain] = common_area(polygons[first[plain]], polygons[second[plain]])
-    # The sum is several times as fast as the overlay, but only that says that nothing is shared.
+    # Sums are several times as fast as overlays, but only these say that nothing is shared.
     areas = shapely.area(polygons)
     rest = np.flatnonzero(area <= HARDLY_SHARED * np.minimum(areas[first], areas[second]))
     overlay = shapely.intersection(polygons[first[rest]], polygons[second[rest]])

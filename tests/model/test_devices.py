@@ -49,7 +49,7 @@ def test_of_several_gpus_each_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(DeviceError, match="use cpu or cuda:0 or cuda:1$"):
+    with pytest.raises(DeviceError, match=r"use cpu or cuda:0 or cuda:1$"):
         choose_device("gpu")
 
 
