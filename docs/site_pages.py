@@ -193,7 +193,9 @@ def _docstring(module: griffe.Module, kind: str, key: str) -> str:
 def python() -> str:
     """The page of the public names, which mkdocstrings fills in."""
     homes = footprints._HOMES
-    names = [f"::: {homes[name]}.{name}" for name in footprints.__all__ if name in homes]
+    # What is called comes first, then what it returns.
+    public = sorted(footprints.__all__, key=lambda name: (name[0].isupper(), name))
+    names = [f"::: {homes[name]}.{name}" for name in public if name in homes]
     head = (
         "# Python\n\n`import footprints as fp`; every name below is `fp.NAME`. Layers are "
         "GeoDataFrames in and out.\n"

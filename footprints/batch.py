@@ -7,16 +7,19 @@ are there need no second thought.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from footprints.addresses import file_name, redact
 from footprints.chip import Detector
-from footprints.errors import ConfigError, RasterError
+from footprints.errors import AreaError, ConfigError, RasterError
 from footprints.failures import SceneOutcome, failures_of
 from footprints.pipeline import predict
 from footprints.raster.listing import list_rasters
+
+logger = logging.getLogger(__name__)
 
 PLACEHOLDER = "{scene}"
 """In the name of an output, stands for the name of the scene."""
@@ -46,7 +49,8 @@ def predict_each(
         scenes: As for `predict`.
         output: Pattern of the layers; its folder is made.
         detector: What finds the buildings; None loads the weights that ship.
-        resume: Leave out scenes whose layer is there, go on with one that was cut short.
+        resume: Leave out scenes whose layer is there, go on with one that was cut short. Layers in
+            which something listed is missing are left as they are, and warned of.
         keep_going: A scene that fails does not end the run; it is listed beside its layer.
         retry_failed: Do scenes that failed, those with chips that could not be read, and those
             that have no layer yet.
@@ -59,6 +63,8 @@ def predict_each(
 
     Raises:
         ConfigError: An output does not name the scene, or two scenes have one name.
+        AreaError: All scenes lie beside the area of interest; those that do when others do not
+            have no layer.
         FootprintsError: As `predict`.
     """
     if detector is None:
@@ -68,33 +74,49 @@ def predict_each(
     asset, outside = options.get("asset"), options.get("allow_outside", False)
     paths = list_rasters(scenes, asset=asset, allow_outside=outside)
     outcomes: list[SceneOutcome] = []
+    beside_area: list[AreaError] = []
+    goes_on = resume or retry_failed
 
     def note(outcome: SceneOutcome) -> None:
         outcomes.append(outcome)
         if told is not None:
             told(outcome)
 
-    for path, named in _name_outputs(paths, {"output": output, **options}):
-        beside = Path(named.get("keep") or named["output"])
-        missing = failures_of(beside).exists()
-        if (resume or retry_failed) and Path(named["output"]).exists() and not missing:
-            continue
+    each = list(_name_outputs(paths, {"output": output, **options}))
+    todo = [(path, named) for path, named in each if not (goes_on and _is_finished(named))]
+    if len(todo) < len(each):
+        done = len(each) - len(todo)
+        logger.info("%d of %d layers are finished and left as they are", done, len(each))
+    for path, named in todo:
         try:
             predict(
                 path,
                 detector=detector,
-                resume=resume or retry_failed,
+                resume=goes_on,
                 keep_going=keep_going or retry_failed,
-                retry_failed=missing and retry_failed,
+                retry_failed=retry_failed and _failures(named).exists(),
                 overwrite=overwrite,
                 told=note,
                 **(options | named),
             )
+        except AreaError as err:
+            beside_area.append(err)
         except RasterError:
             # With either, it was noted and listed.
             if not (keep_going or retry_failed):
                 raise
+    if len(beside_area) == len(paths):
+        raise beside_area[0]
     return outcomes
+
+
+def _failures(named: Mapping[str, str]) -> Path:
+    """The list of what failed in a scene, by its outputs."""
+    return failures_of(Path(named.get("keep") or named["output"]))
+
+
+def _is_finished(named: Mapping[str, str]) -> bool:
+    return Path(named["output"]).exists() and not _failures(named).exists()
 
 
 def _name_outputs(

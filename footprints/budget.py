@@ -12,7 +12,6 @@ import math
 import re
 import resource
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +21,8 @@ from affine import Affine
 
 from footprints.chip import Chip, Detector, Window
 from footprints.detection import Measured, fitting_batch
-from footprints.errors import ConfigError, DetectionCapWarning
+from footprints.errors import ConfigError
+from footprints.lanes import count_lanes
 from footprints.raster.opening import CACHE_BYTES
 from footprints.rows import READ_AHEAD, Cover
 
@@ -42,6 +42,8 @@ class Plan(NamedTuple):
 
     batch_size: int
     """Chips that go through together."""
+    lanes: int
+    """Batches that go through side by side."""
     cache_bytes: int | None
     """Of GDAL's cache of blocks; None leaves it as it is without a budget."""
 
@@ -87,17 +89,21 @@ def plan_run(
     """
     covers = [each.cover for each in measured]
     size = fitting_batch(detector, measured) if batch_size is None else batch_size
+    lanes = count_lanes(detector)
     if memory is None:
-        return Plan(size, None)
+        return Plan(size, lanes, None)
     height = max((cover.chips.chip_height for cover in covers), default=1)
     width = max((cover.chips.chip_width for cover in covers), default=1)
     look = _measure_looks(detector)
-    pixel = look.pixel + (READ_AHEAD + 2) * _bytes_read(covers)
+    read = _bytes_read(covers)
 
-    def needed(size: int) -> int:
+    def needed(size: int, lanes: int = 1) -> int:
         work = look.held + _REST_BYTES + LEAST_CACHE_BYTES
+        pixel = lanes * look.pixel + (lanes + READ_AHEAD + 1) * read
         return work + math.ceil(size * height * width * pixel)
 
+    # Lanes go first: they change nothing in what is found.
+    lanes = next((n for n in range(lanes, 1, -1) if needed(size, n) <= memory), 1)
     while batch_size is None and size > 1 and needed(size) > memory:
         size = 1 if size % 2 else size // 2
     if needed(size) > memory:
@@ -107,7 +113,8 @@ def plan_run(
             f"{height} px; give at least {_in_mb(_SPREAD * needed(size))} MB, or a smaller "
             f"{'--chip-size' if size == 1 else '--batch-size'}"
         )
-    return Plan(size, min(LEAST_CACHE_BYTES + memory - needed(size), CACHE_BYTES))
+    spare = memory - needed(size, lanes)
+    return Plan(size, lanes, min(LEAST_CACHE_BYTES + spare, CACHE_BYTES))
 
 
 class _Looks(NamedTuple):
@@ -143,13 +150,10 @@ def _measure_looks(detector: Detector) -> _Looks:
             source="blank",
         )
         held = []
-        with warnings.catch_warnings():
-            # What a network makes of nothing is no news of the scenes.
-            warnings.simplefilter("ignore", DetectionCapWarning)
-            for chips in ([blank], [blank, blank]):
-                detector(chips)
-                detector(chips)
-                held.append(_resident_bytes())
+        for chips in ([blank], [blank, blank]):
+            detector(chips)
+            detector(chips)
+            held.append(_resident_bytes())
         more = max(0, held[1] - held[0])
         _measured[detector.digest] = _Looks(held[0], more / side**2)
     return _measured[detector.digest]

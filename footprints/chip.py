@@ -138,6 +138,8 @@ class Instances:
     """Mask grids grouped by side; every instance is in exactly one group."""
     keypoints: NDArray[np.float32] | None = None
     """(n, J, 3) x and y in chip pixels, and confidence, 0 to 1; None for detectors without."""
+    capped: bool = False
+    """Whether there are as many as the detector keeps, so that some may be missing."""
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -158,6 +160,7 @@ class Instances:
             self.mask_boxes[which],
             tuple(masks),
             None if self.keypoints is None else self.keypoints[which],
+            self.capped,
         )
 
 
@@ -198,6 +201,14 @@ class SizesBatches(Protocol):
 
     def fitting_batch(self, height: int, width: int) -> int:
         """How many chips of so many pixels go through together."""
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A detector that prepares for work, more for much of it."""
+
+    def expect(self, chips: int, batch: tuple[int, int, int]) -> None:
+        """Hear how many chips are to come; how many together, of what height and width."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from shapely import Geometry, MultiPolygon
 
 from footprints.addresses import redact
-from footprints.chip import ChipGrid, Detector, InputSpec, Scaling, SizesBatches
+from footprints.chip import ChipGrid, Detector, InputSpec, Prepares, Scaling, SizesBatches
 from footprints.cluster import Crew, Order
 from footprints.errors import ChipSizeError, FootprintsWarning, RasterError
 from footprints.progress import Progress
@@ -48,6 +49,8 @@ class Looking:
     detector: Detector
     batch_size: int
     """Chips that go through together; fewer from where memory runs out."""
+    lanes: int
+    """Batches that go through side by side."""
     confidence: float
     """From which on the progress bar counts a building."""
     heard_from: float
@@ -121,6 +124,19 @@ def fitting_batch(detector: Detector, measured: Sequence[Measured]) -> int:
         max(each.cover.chips.chip_height for each in measured),
         max(each.cover.chips.chip_width for each in measured),
     )
+
+
+def prepare(detector: Detector, measured: Sequence[Measured], batch_size: int) -> None:
+    """Tell a detector what a run is to show it, done before or not, if it wants to know.
+
+    The same for a run that goes on: what the detector makes of that, it makes again.
+    """
+    if not measured or not isinstance(detector, Prepares):
+        return
+    covers = [each.cover for each in measured]
+    sizes = Counter((cover.chips.chip_height, cover.chips.chip_width) for cover in covers)
+    ((size, _),) = sizes.most_common(1)
+    detector.expect(sum(map(_count, covers)), (batch_size, *size))
 
 
 def detect(measured: Sequence[Measured], looking: Looking) -> Generator[DetectedScene]:
@@ -328,6 +344,7 @@ def _show(
         scaling,
         rows,
         batch_size=looking.batch_size,
+        lanes=looking.lanes,
         heard_from=looking.heard_from,
         count=bar.update,
         shrunk=looking.shrink,

@@ -33,6 +33,10 @@ class LayerError(FootprintsError, ValueError):
     """A vector layer is missing, unreadable, without CRS, or does not overlap its scene."""
 
 
+class AreaError(LayerError):
+    """An area of interest touches none of its scenes."""
+
+
 class RunError(FootprintsError):
     """A kept run is missing, of another version, damaged, or kept too little for what is asked."""
 

@@ -1,40 +1,42 @@
-"""Layer against truth: one-to-one matching by polygon IoU, and what follows from it.
-
-Matching is greedy by confidence, as COCO does it: each prediction, the most confident first, takes
-the unmatched truth with which its IoU is highest, if it reaches the threshold. Among predictions of
-equal confidence the pairs with the highest IoU come first, so that the order of rows in a file does
-not matter.
+"""Layer against truth: what matches one to one, and what follows from it.
 
 With a class column, a prediction takes truths of its own class only.
-
-IoU is a ratio of areas that lie side by side, so the units of the CRS cancel out, degrees too.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import shapely
-from geopandas import GeoDataFrame, GeoSeries
+from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 
+from footprints.comparable import (
+    called,
+    chip_edges_beside,
+    coarsest_pixel_m,
+    confidences_of,
+    open_beside,
+    require_overlap,
+    warn_of_ground_not_seen,
+)
 from footprints.config import load_class_map
-from footprints.errors import ConfigError, LabelWarning, LayerError
+from footprints.errors import ConfigError, LayerError
 from footprints.figures import Figures, suggest, tabulate, tabulate_seams, tabulate_sizes
 from footprints.judging import judged_layer
+from footprints.matching import find_candidates, of_one_class, take_greedily
 from footprints.measuring import Comparison, measure
-from footprints.precision import IOU_THRESHOLDS, IOU_TOLERANCE, take_in_order
+from footprints.precision import IOU_THRESHOLDS, IOU_TOLERANCE
+from footprints.ranges import check_number, check_share
 from footprints.report import check_report, write_report
+from footprints.tables import beside, table
 from footprints.vector.classes import read_classes, read_values
-from footprints.vector.layer import reproject
 from footprints.vector.read import open_polygons
-from footprints.vector.scenes import chip_edges, scenes_of
 from footprints.vector.write import check_output, write_layer
 
 UNKNOWN_SHARE = 0.5
@@ -103,8 +105,20 @@ class Report:
         return [head, *rows] if rows else []
 
     def __repr__(self) -> str:
-        # A notebook shows this of a last line: the figures, to be read.
+        # A terminal shows this of a last line: the figures, to be read.
         return str(self)
+
+    def _repr_html_(self) -> str:
+        further = [] if self.figures is None else [*tabulate(self.figures).items()]
+        groups = [("at this confidence", self.headline()), *further]
+        parts = [beside(table(rows, caption=name) for name, rows in groups)]
+        tables = [self.class_table()]
+        if self.figures is not None:
+            tables += [tabulate_sizes(self.figures), tabulate_seams(self.figures)]
+        parts += [table(rows[1:], head=rows[0]) for rows in tables if rows]
+        if self.figures is not None:
+            parts += [f"<p>{escape(line)}</p>" for line in suggest(self.figures)]
+        return "".join(parts)
 
     def __str__(self) -> str:
         lines = [f"{name:<11}   {value}" for name, value in self.headline()]
@@ -196,15 +210,16 @@ def evaluate(
     if judged is not None:
         check_output(judged, overwrite=overwrite)
     if class_map is not None and class_field is None:
-        raise ConfigError("a class map needs the class field whose values it maps")
+        raise ConfigError("--class-map needs the column whose values it maps: --class-field")
     known = load_class_map({} if class_map is None else class_map)
     true = open_polygons(truth, name="truth", needs_crs=False)
-    found = _open_beside(true, predicted, "predicted")
-    area = None if aoi is None else _open_beside(true, aoi, "aoi")
-    _require_overlap(found, true, area)
+    found = open_beside(true, predicted, "predicted")
+    area = None if aoi is None else open_beside(true, aoi, "aoi")
+    names = {"predicted": predicted, "truth": truth, "aoi": aoi}
+    require_overlap(found, true, area, {name: called(name, names[name]) for name in names})
     if area is None:
-        _warn_of_ground_not_seen(found, true)
-    scores = _confidences(found, needed=confidence is not None)
+        warn_of_ground_not_seen(found, true)
+    scores = confidences_of(found, needed=confidence is not None)
     if confidence is not None:
         kept = scores >= confidence
         found, scores = found[kept], scores[kept]
@@ -213,8 +228,8 @@ def evaluate(
     compared = _compare(found, true, scores, area, classes, iou)
     compared = replace(
         compared,
-        pixel_m=_pixel_m(found) if pixel_m is None else pixel_m,
-        chip_edges=_chip_edges(found, true),
+        pixel_m=coarsest_pixel_m(found) if pixel_m is None else pixel_m,
+        chip_edges=chip_edges_beside(found, true),
     )
     if judged is not None:
         write_layer(judged_layer(compared), judged, overwrite=overwrite)
@@ -238,30 +253,18 @@ def evaluate(
 def _check_ranges(
     iou: float, confidence: float | None, precision: float | None, pixel_m: float | None
 ) -> None:
-    if not 0 < iou <= 1:
-        raise ConfigError(f"IoU threshold must be above 0 and at most 1, got {iou}")
-    if confidence is not None and not 0 <= confidence <= 1:
-        raise ConfigError(f"confidence must be between 0 and 1, got {confidence}")
-    if precision is not None and not 0 < precision <= 1:
-        raise ConfigError(f"precision to reach must be above 0 and at most 1, got {precision}")
-    if pixel_m is not None and not 0 < pixel_m < float("inf"):
-        raise ConfigError(f"metres per pixel must be above 0, got {pixel_m}")
-
-
-def _pixel_m(found: GeoDataFrame) -> float | None:
-    """Of the coarsest scene of the layer, None where it is not known."""
-    return max((s.pixel_m for s in scenes_of(found) if s.pixel_m is not None), default=None)
-
-
-def _chip_edges(found: GeoDataFrame, true: GeoDataFrame) -> shapely.Geometry | None:
-    """Where the chips of the layer's scenes end, in the CRS of the truth; None if not known."""
-    edges = []
-    for scene in scenes_of(found):
-        lines = chip_edges(scene)
-        if lines is not None:
-            placed = GeoSeries([lines], crs=scene.outline_crs)
-            edges.append((placed if true.crs is None else placed.to_crs(true.crs))[0])
-    return shapely.union_all(edges) if edges else None
+    for share, option in ((iou, "--iou"), (precision, "--precision")):
+        if share is None:
+            continue
+        check_number(share, option)
+        if not 0 < share <= 1:
+            raise ConfigError(f"{option} must be above 0 and at most 1, got {share}")
+    if confidence is not None:
+        check_share(confidence, "--confidence")
+    if pixel_m is not None:
+        check_number(pixel_m, "--pixel-size")
+        if not 0 < pixel_m < float("inf"):
+            raise ConfigError(f"--pixel-size must be above 0, in metres, got {pixel_m}")
 
 
 def _compare(
@@ -274,11 +277,11 @@ def _compare(
 ) -> Comparison:
     """Match the layers, and find out what counts."""
     polygons, true_polygons = found.geometry.to_numpy(), true.geometry.to_numpy()
-    candidates, ious = _candidates(polygons, true_polygons, min(iou, IOU_THRESHOLDS[0]))
+    candidates, ious = find_candidates(polygons, true_polygons, min(iou, IOU_THRESHOLDS[0]))
     if classes is not None:
-        candidates, ious = _of_one_class(candidates, ious, classes)
+        candidates, ious = of_one_class(candidates, ious, classes)
     reach = np.flatnonzero(ious >= iou - IOU_TOLERANCE)
-    matches = reach[_take_greedily(candidates[reach], ious[reach], scores)]
+    matches = reach[take_greedily(candidates[reach], ious[reach], scores)]
     found_counts, truth_counts = _stand_in(polygons, area), _stand_in(true_polygons, area)
     if classes is not None:
         unknown = classes[1] == None  # noqa: E711  # element by element
@@ -298,147 +301,6 @@ def _compare(
         truth_counts,
         None if area is None else shapely.union_all(area.geometry.to_numpy()),
     )
-
-
-def match(
-    predicted: NDArray[np.object_],
-    truth: NDArray[np.object_],
-    scores: NDArray[np.floating],
-    *,
-    iou: float,
-    classes: tuple[NDArray[Any], NDArray[Any]] | None = None,
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Match polygons one to one, greedily by score.
-
-    Args:
-        predicted: (n,) valid polygons.
-        truth: (m,) valid polygons in the same frame.
-        scores: (n,) confidences.
-        iou: A match has at least this IoU.
-        classes: (n,) and (m,) classes, which are the same in a match; None matches any two.
-
-    Returns:
-        (k, 2) index of the prediction and of its truth, and (k,) their IoU; the most confident
-        match comes first.
-    """
-    candidates, ious = _candidates(predicted, truth, iou)
-    if classes is not None:
-        candidates, ious = _of_one_class(candidates, ious, classes)
-    matches = _take_greedily(candidates, ious, scores)
-    return candidates[matches], ious[matches]
-
-
-def _of_one_class(
-    candidates: NDArray[np.int64],
-    ious: NDArray[np.float64],
-    classes: tuple[NDArray[Any], NDArray[Any]],
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    alike = classes[0][candidates[:, 0]] == classes[1][candidates[:, 1]]
-    return candidates[alike], ious[alike]
-
-
-def _take_greedily(
-    candidates: NDArray[np.int64], ious: NDArray[np.float64], scores: NDArray[np.floating]
-) -> NDArray[np.intp]:
-    """Rows of candidates that become matches, the most confident first."""
-    # Rows of the files break exact ties only.
-    order = np.lexsort((candidates[:, 1], candidates[:, 0], -ious, -scores[candidates[:, 0]]))
-    return order[take_in_order(*candidates[order].T)]
-
-
-def _candidates(
-    predicted: NDArray[np.object_], truth: NDArray[np.object_], iou: float
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """All pairs (k, 2) that reach the threshold, and their IoU (k,)."""
-    least = iou - IOU_TOLERANCE
-    pairs = shapely.STRtree(truth).query(predicted, predicate="intersects").T
-    found_area = shapely.area(predicted)[pairs[:, 0]]
-    true_area = shapely.area(truth)[pairs[:, 1]]
-    # The smaller area over the larger bounds the IoU; most neighbours end here.
-    possible = np.minimum(found_area, true_area) >= least * np.maximum(found_area, true_area)
-    pairs, total = pairs[possible], (found_area + true_area)[possible]
-    shared = shapely.area(shapely.intersection(predicted[pairs[:, 0]], truth[pairs[:, 1]]))
-    ious = shared / (total - shared)
-    return pairs[ious >= least], np.minimum(ious[ious >= least], 1.0)
-
-
-def _open_beside(truth: GeoDataFrame, given: GeoDataFrame | str | Path, name: str) -> GeoDataFrame:
-    """The layer in the CRS of the truth; pixel coordinates fit pixel coordinates only."""
-    layer = open_polygons(given, name=name, needs_crs=False)
-    if truth.crs is None and layer.crs is None:
-        return layer
-    if truth.crs is None or layer.crs is None:
-        without, other = ("truth", name) if truth.crs is None else (name, "truth")
-        raise LayerError(
-            f"{without} has no coordinate reference system, but {other} has; give it its own"
-        )
-    return reproject(layer, truth.crs)
-
-
-def _require_overlap(found: GeoDataFrame, true: GeoDataFrame, area: GeoDataFrame | None) -> None:
-    """Layers that lie apart are a mistake; empty ones are a result."""
-    if len(found) and len(true) and not _extents_meet(found, true):
-        raise LayerError(
-            f"predicted {_extent(found)} and truth {_extent(true)} do not overlap; "
-            f"check that they show the same place and have the right CRS"
-        )
-    if area is None:
-        return
-    if area.empty:
-        raise LayerError("the area of interest holds no polygon")
-    layers = [layer for layer in (found, true) if len(layer)]
-    if layers and not any(_extents_meet(area, layer) for layer in layers):
-        raise LayerError(
-            f"aoi {_extent(area)} does not overlap "
-            f"{' or '.join(_extent(layer) for layer in layers)}, the extent of the layers"
-        )
-
-
-def _warn_of_ground_not_seen(found: GeoDataFrame, true: GeoDataFrame) -> None:
-    """Say it where the truth goes on beyond the scenes: what nobody looked at counts as missed."""
-    scenes = scenes_of(found)
-    if not scenes:
-        return
-    outlines = [GeoSeries.from_wkt([scene.outline], crs=scene.outline_crs) for scene in scenes]
-    if true.crs is not None:
-        outlines = [outline.to_crs(true.crs) for outline in outlines]
-    seen = shapely.union_all([outline[0] for outline in outlines])
-    inside = shapely.intersects(seen, shapely.point_on_surface(true.geometry.to_numpy()))
-    if not inside.all():
-        warnings.warn(
-            f"{(~inside).sum():,} of {len(true):,} true buildings lie where the layer's scenes "
-            f"show no ground, and count as missed; aoi says where to count",
-            LabelWarning,
-            stacklevel=3,
-        )
-
-
-def _extents_meet(one: GeoDataFrame, other: GeoDataFrame) -> bool:
-    return bool(shapely.intersects(*(shapely.box(*layer.total_bounds) for layer in (one, other))))
-
-
-def _extent(layer: GeoDataFrame) -> str:
-    return "({})".format(", ".join(f"{value:.10g}" for value in layer.total_bounds))
-
-
-def _confidences(layer: GeoDataFrame, *, needed: bool) -> NDArray[np.float64]:
-    """(n,) the column ``confidence``; all 1 where there is none."""
-    if "confidence" not in layer:
-        if needed and len(layer):  # an empty GeoJSON has no columns at all
-            raise LayerError("predicted has no column confidence to filter by; leave it out")
-        return np.ones(len(layer))
-    given = layer["confidence"]
-    numbers = pd.to_numeric(given, errors="coerce")
-    others = given[numbers.isna() & given.notna()]
-    if len(others):
-        raise LayerError(
-            "column confidence of predicted must hold numbers from 0 to 1, got "
-            f"{others.iloc[0]!r}; rename the column if it means something else"
-        )
-    scores = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
-    if np.isnan(scores).any():
-        raise LayerError(f"column confidence is empty in {np.isnan(scores).sum()} rows")
-    return np.asarray(scores)
 
 
 def _stand_in(polygons: NDArray[np.object_], area: GeoDataFrame | None) -> NDArray[np.bool_]:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from geopandas import GeoDataFrame
 
-from footprints.addresses import redact
+from footprints.addresses import file_name, redact
 from footprints.chip import Window
 from footprints.errors import FailureWarning, LayerError, RasterError, RunError
 from footprints.files import write_whole
@@ -108,7 +108,7 @@ class Tally:
             reason = redact(str(err))
             self.failures.append(Failure(number, self._scenes[number], reason))
             self._say(SceneOutcome(source, FAILED, reason=reason))
-            warnings.warn(f"{source} failed: {reason}", FailureWarning, stacklevel=4)
+            warnings.warn(f"failed: {_named(reason, source)}", FailureWarning, stacklevel=4)
 
     def beside(self, source: str) -> None:
         """Note a scene that the area of interest does not touch."""
@@ -137,8 +137,8 @@ class Tally:
         self._say(SceneOutcome(scene.source, state, chips, len(layer), area_m2, seconds, reason))
         if faults:
             warnings.warn(
-                f"{scene.source}: {len(faults)} {'chip' if len(faults) == 1 else 'chips'} could "
-                f"not be read, first: {reason}",
+                f"{len(faults)} {'chip' if len(faults) == 1 else 'chips'} could not be read, "
+                f"first: {_named(reason, scene.source)}",
                 FailureWarning,
                 stacklevel=3,
             )
@@ -155,7 +155,9 @@ class Tally:
     def all_failed(self) -> str:
         """What is wrong where no scene is left, in one line."""
         first = self.failures[0]
-        return f"all {len(self._scenes)} scenes failed, first {first.scene}: {first.reason}"
+        said = _named(first.reason, first.scene)
+        several = len(self._scenes) > 1
+        return f"all {len(self._scenes)} scenes failed, first: {said}" if several else said
 
     def _say(self, outcome: SceneOutcome) -> None:
         if self._told is not None:
@@ -177,7 +179,7 @@ def outcome_table(outcomes: Sequence[SceneOutcome], things: str) -> str:
             f"{outcome.buildings:,}",
             f"{outcome.area_m2:,.0f}",
             f"{outcome.seconds:.1f}",
-            f"{outcome.state}: {outcome.reason}" if outcome.reason else outcome.state,
+            f"{outcome.state}: {_unnamed(outcome)}" if outcome.reason else outcome.state,
         )
         for outcome in outcomes
     ]
@@ -190,6 +192,17 @@ def outcome_table(outcomes: Sequence[SceneOutcome], things: str) -> str:
         )
         for row in rows
     )
+
+
+def _named(reason: str, scene: str) -> str:
+    """A reason that says which scene it is about, once."""
+    return reason if file_name(scene) in reason else f"{scene}: {reason}"
+
+
+def _unnamed(outcome: SceneOutcome) -> str:
+    """A reason in the line of its scene, without the name that many begin with."""
+    first, _, rest = outcome.reason.partition(" ")
+    return rest if file_name(first.rstrip(":")) == file_name(outcome.source) else outcome.reason
 
 
 def failures_of(output: Path) -> Path:

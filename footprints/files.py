@@ -17,6 +17,16 @@ _MAKING = ".making"
 _LOCK = "lock"
 
 
+def check_name(path: object) -> None:
+    """Refuse what cannot name an output.
+
+    Raises:
+        OutputError: It is neither a text nor a path.
+    """
+    if not isinstance(path, str | Path):
+        raise OutputError(f"an output is named by a text or a path, got {path!r}")
+
+
 def check_place(path: Path, what: str, *, overwrite: bool, plural: bool = False) -> None:
     """Find out before the work starts whether a file can be written.
 

@@ -22,6 +22,7 @@ from footprints.chip import ChipGrid
 from footprints.errors import ConfigError, RasterError, RunError
 from footprints.failures import Tally
 from footprints.merging import merge_own_scenes
+from footprints.ranges import check_number, check_share
 from footprints.stages import staged
 from footprints.vector.area import cut_layer
 from footprints.vector.detected import ChipRow, DetectedScene
@@ -60,10 +61,7 @@ class Wanted:
         for path in (self.output, self.keypoints):
             if path is not None:
                 check_output(path, overwrite=self.overwrite)
-        if self.confidence is not None and not 0 <= self.confidence <= 1:
-            raise ConfigError(f"confidence must be in [0, 1], got {self.confidence}")
-        if not 0 <= self.min_area_m2 < math.inf:
-            raise ConfigError(f"min area must be finite and not negative, got {self.min_area_m2}")
+        check_thresholds(self.confidence, self.min_area_m2)
         check_options(self.regularize, self.tolerance_m, self.simplify_m)
         _check_geojson_crs(self.output, self.crs)
 
@@ -261,6 +259,19 @@ def check_keypoints(wanted: Wanted, run: KeptRun) -> None:
     """Refuse keypoints of a detector that finds none."""
     if wanted.keypoints is not None and not run.keypoints:
         raise ConfigError(f"{run.model} finds no keypoints; leave out --keypoints")
+
+
+def check_thresholds(confidence: float | None, min_area_m2: float) -> None:
+    """Refuse thresholds that are out of range, or no numbers.
+
+    Raises:
+        ConfigError: They are.
+    """
+    if confidence is not None:
+        check_share(confidence, "--confidence")
+    check_number(min_area_m2, "--min-area")
+    if not 0 <= min_area_m2 < math.inf:
+        raise ConfigError(f"--min-area must be finite and not negative, got {min_area_m2}")
 
 
 def parse_crs(crs: str | CRS | None) -> CRS | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +16,8 @@ Pixels = Annotated[
     ),
 ]
 
+Weights = Annotated[Path | None, typer.Option(help="Weights; default: those that ship.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 Bands = Annotated[str | None, typer.Option(help="Bands to read, from 1, e.g. 3,2,1 or 1,1,1.")]
 Nodata = Annotated[float | None, typer.Option(help="Value of pixels without data.")]
 Output = Annotated[
@@ -60,6 +63,14 @@ Simplify = Annotated[
     typer.Option(
         "--simplify", help="Drop vertices; no outline moves farther than this many metres."
     ),
+]
+LabelledArea = Annotated[
+    Path | None, typer.Option("--aoi", help="Polygons inside which the labels are complete.")
+]
+ClassField = Annotated[str | None, typer.Option(help="Column of LABELS with the class.")]
+ClassMap = Annotated[
+    Path | None,
+    typer.Option(help="YAML file of that column's values and their classes, house: villa."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 Settings = Annotated[

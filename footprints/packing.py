@@ -41,8 +41,9 @@ def pack_layer(layer: GeoDataFrame, polygons: NDArray[np.object_]) -> Packed:
         layer: Any columns; ``confidence`` is shown as such if it holds numbers.
         polygons: (n,) its polygons where the viewer shows them, y downwards.
     """
-    # Neighbours side by side, so that what is out of sight is skipped in few runs.
-    nearby = np.argsort(_along_a_curve(polygons), kind="stable")
+    # Those alike in size together and neighbours side by side, so that what is out of sight is
+    # skipped in few runs, and so is what is too small; the largest first, below the others.
+    nearby = np.lexsort((_along_a_curve(polygons), -_magnitudes(polygons)))
     layer, polygons = layer.iloc[nearby], polygons[nearby]
     columns = layer.drop(columns=layer.geometry.name)
     sure = "confidence" in columns and types.is_numeric_dtype(columns["confidence"])
@@ -79,6 +80,14 @@ def _along_a_curve(polygons: NDArray[np.object_]) -> NDArray[np.int64]:
         return np.zeros(len(polygons), dtype=np.int64)
     distance: NDArray[np.int64] = GeoSeries(polygons).hilbert_distance().to_numpy()
     return distance
+
+
+def _magnitudes(polygons: NDArray[np.object_]) -> NDArray[np.float64]:
+    """(n,) whole powers of two of the longer side of the polygons' boxes."""
+    bounds = shapely.bounds(polygons).reshape(-1, 4)
+    sides = np.fmax(bounds[:, 2:] - bounds[:, :2], STEP).max(axis=1)
+    powers: NDArray[np.float64] = np.floor(np.log2(sides))
+    return powers
 
 
 def _pack_outlines(polygons: NDArray[np.object_]) -> Packed:

@@ -9,8 +9,6 @@ From the outlines on it is `footprints.finishing`.
 from __future__ import annotations
 
 import logging
-import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -19,18 +17,17 @@ from typing import TYPE_CHECKING
 from geopandas import GeoDataFrame
 from pyproj import CRS
 
-from footprints.budget import LEAST_CACHE_BYTES, parse_size, plan_run
 from footprints.chip import Detector
 from footprints.cluster import open_crew
-from footprints.detection import Looking, Measured, cover_scene, detect
-from footprints.errors import ConfigError, OrientationWarning, RasterError
+from footprints.detection import Looking, detect, prepare
+from footprints.errors import ConfigError
 from footprints.failures import SceneOutcome, Tally, failed_before
-from footprints.finishing import Wanted, check_keypoints, check_reach, make_layer, parse_crs
-from footprints.raster.listing import list_rasters
-from footprints.raster.opening import gdal_settings, limit_cache
-from footprints.raster.source import Scene, open_scene
-from footprints.rows import Cover
-from footprints.surveying import describe_asked, survey
+from footprints.files import check_name
+from footprints.finishing import Wanted, check_keypoints, make_layer, parse_crs
+from footprints.raster.opening import gdal_settings
+from footprints.resuming import finished_layer, is_begun, say_taken_over
+from footprints.starting import Sight, measured_scenes, name_scenes, take_detector
+from footprints.surveying import describe_asked, source_names
 from footprints.vector.area import read_area
 from footprints.vector.journal import open_journal
 from footprints.vector.kept import (
@@ -62,6 +59,7 @@ def predict(
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
     precision: str | None = None,
+    compiles: bool | None = None,
     tta: str | None = None,
     confidence: float | None = None,
     min_area_m2: float = 4.0,
@@ -110,6 +108,9 @@ def predict(
         device: Where the network runs; None takes the best there is. Not used with ``detector``.
         precision: ``float32`` or ``bfloat16``; None takes the quicker one on the device. Not used
             with ``detector``.
+        compiles: Compile what has a fixed shape in the network before the run, where a compiler is
+            found. None does so for runs that are long enough to pay for it, False never. Not used
+            with ``detector``.
         tta: Show every chip several times: ``flips`` mirrors it, ``all`` also turns it by quarters
             and changes its size; see `footprints.tta`. None shows it once.
         confidence: Buildings below it are left out, 0 to 1; None takes the detector's own.
@@ -147,7 +148,8 @@ def predict(
         overwrite: Replace ``output``, ``keypoints`` and ``keep`` if they exist; without ``resume``,
             an unfinished run, too.
         resume: Go on where a run with the same arguments was cut short, if one was; the layer is
-            the same, to the last byte of its file.
+            the same, to the last byte of its file. An output that such a run has finished is left
+            as it is and returned.
         keep_going: Scenes that cannot be opened or read do not end the run, nor do chips that
             cannot be read. They are warned of and, where a file is written, listed beside it
             (`footprints.failures`); the unfinished run stays there, for ``retry_failed``.
@@ -193,7 +195,31 @@ def predict(
     """
     beside = _journaled(output, keep)
     changed = _what_failed(beside) if retry_failed else set()
-    replaces = overwrite or retry_failed
+    paths = name_scenes(scenes, asset=asset, allow_outside=allow_outside)
+    if resume and not (overwrite or retry_failed):
+        finished = finished_layer(
+            (output, keypoints, keep),
+            source_names(paths),
+            settings={
+                "model": None if detector is None else detector.name,
+                "confidence": confidence,
+                "min_area_m2": min_area_m2,
+                "regularize": regularize,
+                "tolerance_m": tolerance_m,
+                "simplify_m": simplify_m,
+                "chip_size": chip_size,
+                "overlap": overlap,
+                "overlaps": overlaps,
+                "tta": tta,
+            },
+            beside=beside,
+            in_area=aoi is not None,
+            told=told,
+        )
+        if finished is not None:
+            return finished
+    # An unfinished run was begun to write its outputs; it may have been killed in between.
+    replaces = overwrite or retry_failed or (resume and is_begun(beside))
     wanted = Wanted(
         output=output,
         keypoints=keypoints,
@@ -206,18 +232,24 @@ def predict(
         crs=parse_crs(out_crs),
         overwrite=replaces,
     )
+    sight = Sight(
+        chip_size=chip_size,
+        overlap=overlap,
+        batch_size=batch_size,
+        memory=memory,
+        bands=bands,
+        nodata=nodata,
+        crs=crs,
+        pixels=pixels,
+        out_crs=wanted.crs,
+        allow_outside=allow_outside,
+    )
     if keep is not None:
         check_run_place(Path(keep), overwrite=replaces)
     area = None if aoi is None else read_area(aoi)
-    paths = list_rasters(scenes, asset=asset, allow_outside=allow_outside)
-    _check_paths(paths)
-    if batch_size is not None and batch_size < 1:
-        raise ConfigError(f"batch size must be at least 1, got {batch_size}")
-    budget = None if memory is None else parse_size(memory)
-    if pixels and not (crs is None and wanted.crs is None):
-        raise ConfigError("pixel coordinates have no CRS; use --pixels, or --crs and --out-crs")
-    detector = _load(detector, weights, device=device, precision=precision, tta=tta)
-    spec = detector.input_spec
+    detector = take_detector(
+        detector, weights, device=device, precision=precision, compiles=compiles, tta=tta
+    )
     threshold = detector.confidence if confidence is None else confidence
     run = KeptRun(
         model=detector.name,
@@ -225,7 +257,7 @@ def predict(
         keypoints=detector.keypoints,
         confidence=detector.confidence,
         kept_confidence=threshold if keep is None else min(threshold, KEPT_CONFIDENCE),
-        overlaps=spec.short_side is not None,
+        overlaps=detector.input_spec.short_side is not None,
         area=None if area is None else KeptArea.of(area),
         parameters={
             "batch_size": batch_size,
@@ -239,33 +271,11 @@ def predict(
     check_keypoints(wanted, run)
     heard_from = EVIDENCE_SHARE * run.kept_confidence
     tally = Tally(paths, beside=beside, keep_going=keep_going or retry_failed, told=told)
-
-    def measure(scene: Scene) -> Cover:
-        cover = cover_scene(scene, spec, chip_size=chip_size, overlap=overlap)
-        check_reach(cover.chips, cover.grid.transform, scene.crs, wanted.crs)
-        return cover
-
-    with limit_cache(None if budget is None else LEAST_CACHE_BYTES):
-        measured = survey(
-            paths,
-            lambda path: open_scene(
-                path,
-                bands=bands,
-                want_bands=spec.bands,
-                nodata=nodata,
-                crs=crs,
-                pixels=pixels,
-                collars=not run.overlaps,
-                trusted=allow_outside,
-            ),
-            measure,
-            area=area,
-            tally=tally,
-        )
-    _warn_of_turned(measured)
-    batch_size, cache = plan_run(detector, measured, batch_size=batch_size, memory=budget)
     with ExitStack() as opened:
-        opened.enter_context(limit_cache(cache))
+        measured, plan = opened.enter_context(
+            measured_scenes(paths, detector, sight, area=area, tally=tally)
+        )
+        batch_size = plan.batch_size
         logger.info("%s", gdal_settings())
         journal = None
         if beside is not None:
@@ -287,12 +297,16 @@ def predict(
                 )
             )
             batch_size = journal.batch_size
+            say_taken_over(journal, measured)
+        prepare(detector, measured, batch_size)
         crew = opened.enter_context(
             open_crew(
                 cluster, detector, workers=workers, batch_size=batch_size, heard_from=heard_from
             )
         )
-        looking = Looking(detector, batch_size, threshold, heard_from, progress, journal, crew)
+        looking = Looking(
+            detector, batch_size, plan.lanes, threshold, heard_from, progress, journal, crew
+        )
         found = opened.enter_context(closing(detect(measured, looking)))
         if keep is not None:
             run.parameters["batch_size"] = batch_size
@@ -304,43 +318,14 @@ def predict(
         return layer
 
 
-def _load(
-    detector: Detector | None,
-    weights: str | Path | None,
-    *,
-    device: str | torch.device | None,
-    precision: str | None,
-    tta: str | None,
-) -> Detector:
-    if detector is None:
-        # Torch takes seconds to load, and `finish` has no need of it.
-        from footprints.model.detector import load_detector
-
-        detector = load_detector(weights, device=device, precision=precision)
-    if tta is None:
-        return detector
-    from footprints.tta import AugmentedDetector
-
-    return AugmentedDetector(detector, tta)
-
-
 def _journaled(output: str | Path | None, keep: str | Path | None) -> Path | None:
     """The output beside which unfinished work is remembered; None where no file is written."""
+    for path in (output, keep):
+        if path is not None:
+            check_name(path)
     if keep is not None:
         return Path(keep)
     return None if output is None or is_database(output) else Path(output)
-
-
-def _warn_of_turned(measured: Sequence[Measured]) -> None:
-    turned = [each.source for each in measured if each.cover.grid.scene.turned]
-    if turned:
-        warnings.warn(
-            f"{len(turned)} photographs are stored turned (EXIF orientation), first {turned[0]}: "
-            "they are read and outlined as stored, where things lie on their side; turn the pixels "
-            "first, as with exiftran -ai or PIL.ImageOps.exif_transpose",
-            OrientationWarning,
-            stacklevel=3,
-        )
 
 
 def _what_failed(beside: Path | None) -> set[int]:
@@ -348,11 +333,3 @@ def _what_failed(beside: Path | None) -> set[int]:
     if beside is None:
         raise ConfigError("only runs that write a file can be tried again; give --output or --keep")
     return failed_before(beside)
-
-
-def _check_paths(paths: Sequence[str | Path]) -> None:
-    if not paths:
-        raise RasterError("no scene given; name at least one raster")
-    path, count = Counter(map(str, paths)).most_common(1)[0]
-    if count > 1:
-        raise RasterError(f"{path} is given {count} times; name every scene once")

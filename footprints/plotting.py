@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,6 @@ from footprints.vector.style import SHADES
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from matplotlib.axes import Axes
-    from matplotlib.collections import PathCollection
     from pandas import Series
     from pyproj import CRS
 
@@ -42,6 +42,13 @@ _BAR_SHARE = 0.25
 """Of the width of the axes that the scale bar takes, at most."""
 _PLAIN = "#00a2ff"
 """Colour of layers without a value to show."""
+_LINE_WIDTHS = (0.5, 1.5)
+"""Of outlines, in points; thin where buildings are small, or lines would be all there is to see."""
+_LINE_SHARE = 0.05
+"""Of the side of a middling building that its outline takes, between those."""
+_CASING = 2.0
+"""How many times as wide as an outline the line below it is, black or white, whichever is unlike
+it: no colour shows on roofs of every colour by itself."""
 
 
 def plot(
@@ -93,13 +100,9 @@ def plot(
     if scene is None:
         _frame(ax, shown.crs, _extent(shown.total_bounds if bounds is None else bounds))
     else:
-        # In pixel coordinates it may be a photograph, where black is the dark and no collar.
-        with open_scene(
-            scene, bands=bands, nodata=nodata, crs=crs, pixels=pixels, collars=not pixels
-        ) as raster:
-            shown = in_frame_of(raster, shown)
-            check_on_scene(shown, raster)
-            window = window_of(raster, bounds)
+        with open_below(
+            shown, scene, bounds, bands=bands, nodata=nodata, crs=crs, pixels=pixels
+        ) as (shown, raster, window):
             _draw_scene(ax, raster, window, read_picture(raster, window, largest_side), bounds)
     _draw_layer(ax, shown, column)
     _add_scale_bar(ax, shown.crs)
@@ -155,6 +158,30 @@ def plot_instances(
         text = f"{names[index]} {sure.scores[index]:.2f}"
         _draw_instance(ax, outlines[index], sure.boxes[index], text, colour)
     return ax
+
+
+@contextmanager
+def open_below(
+    layer: GeoDataFrame,
+    scene: str | Path,
+    bounds: Bounds | None,
+    *,
+    bands: Sequence[int] | None,
+    nodata: float | None,
+    crs: str | CRS | None,
+    pixels: bool,
+) -> Iterator[tuple[GeoDataFrame, Scene, Window]]:
+    """A scene to show below a layer: the layer in its frame, the scene, the window to show.
+
+    Arguments and errors as for `plot`.
+    """
+    # In pixel coordinates it may be a photograph, where black is the dark and no collar.
+    with open_scene(
+        scene, bands=bands, nodata=nodata, crs=crs, pixels=pixels, collars=not pixels
+    ) as raster:
+        placed = in_frame_of(raster, layer)
+        check_on_scene(placed, raster)
+        yield placed, raster, window_of(raster, bounds)
 
 
 def window_of(raster: Scene, bounds: Bounds | None) -> Window:
@@ -247,27 +274,42 @@ def _draw_scene(
 def _draw_layer(ax: Axes, layer: GeoDataFrame, column: str | None) -> None:
     from matplotlib.collections import PathCollection
 
-    paths = [outline_path(each) for each in shapely.orient_polygons(layer.geometry.to_numpy())]
-    drawn = PathCollection(paths, linewidths=1.2)
-    ax.add_collection(drawn, autolim=False)
+    polygons = layer.geometry.to_numpy()
+    paths = [outline_path(each) for each in shapely.orient_polygons(polygons)]
+    width = _line_width(ax, polygons)
+    drawn = PathCollection(paths, linewidths=width)
+    # All casings below all outlines: neighbours share walls.
+    below = drawn.get_zorder() - 0.1
+    casing = PathCollection(paths, linewidths=_CASING * width, facecolors="none", zorder=below)
+    for each in (drawn, casing):
+        ax.add_collection(each, autolim=False)
     if column is None:
-        _colour(drawn, np.tile(_rgb(_PLAIN), (len(layer), 1)))
+        colours = np.tile(_rgb(_PLAIN), (len(layer), 1))
     elif is_numeric_dtype(layer[column]):
-        _colour_by_number(ax, drawn, layer[column], column)
+        colours = _add_colour_bar(ax, layer[column], column)
     else:
         names = [str(name) for name in layer[column]]
-        colours = class_colours(names)
-        _colour(drawn, np.array([colours[name] for name in names]).reshape(-1, 3))
-        _add_legend(ax, colours)
+        by_name = class_colours(names)
+        colours = np.array([by_name[name] for name in names]).reshape(-1, 3)
+        _add_legend(ax, by_name)
+    drawn.set_edgecolor([tuple(colour) for colour in colours])
+    drawn.set_facecolor([(*colour, FILL_OPACITY / 2) for colour in colours])
+    casing.set_edgecolor([text_colour(colour) for colour in colours])
 
 
-def _colour(drawn: PathCollection, colours: NDArray[np.float64]) -> None:
-    """Edges in (n, 3) colours, fill in the same, seen through."""
-    drawn.set_edgecolor([(red, green, blue) for red, green, blue in colours])
-    drawn.set_facecolor([(red, green, blue, FILL_OPACITY / 2) for red, green, blue in colours])
+def _line_width(ax: Axes, polygons: NDArray[np.object_]) -> float:
+    """Width of outlines in points, by how large the buildings are in the axes."""
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    shown = polygons[shapely.intersects(polygons, shapely.box(left, low, right, high))]
+    if not len(shown):
+        return _LINE_WIDTHS[1]
+    side_share = np.sqrt(np.median(shapely.area(shown)) / abs((right - left) * (high - low)))
+    side = side_share * np.sqrt(np.prod(ax.get_window_extent().size)) * 72 / ax.figure.dpi
+    return float(np.clip(_LINE_SHARE * side, *_LINE_WIDTHS))
 
 
-def _colour_by_number(ax: Axes, drawn: PathCollection, values: Series, column: str) -> None:
+def _add_colour_bar(ax: Axes, values: Series, column: str) -> NDArray[np.float64]:
+    """Draw what colours mean; (n, 3) the colours of the values."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
 
@@ -280,8 +322,9 @@ def _colour_by_number(ax: Axes, drawn: PathCollection, values: Series, column: s
         known = numbers[np.isfinite(numbers)]
         ends = (known.min(), known.max()) if len(known) else (0.0, 1.0)
         scale = ScalarMappable(Normalize(*ends), "viridis")
-    _colour(drawn, scale.to_rgba(numbers)[:, :3])
     ax.figure.colorbar(scale, ax=ax, label=column, shrink=0.6)
+    rgba: NDArray[np.float64] = scale.to_rgba(numbers)
+    return rgba[:, :3]
 
 
 def _add_legend(ax: Axes, colours: Mapping[str, tuple[float, float, float]]) -> None:
@@ -332,7 +375,9 @@ def _draw_instance(
 
     if outline is not None:
         path = outline_path(shapely.orient_polygons(outline))
-        ax.add_patch(PathPatch(path, fc=(*colour, FILL_OPACITY), ec=colour, lw=1.2))
+        width = _LINE_WIDTHS[1]
+        ax.add_patch(PathPatch(path, fill=False, ec=text_colour(colour), lw=_CASING * width))
+        ax.add_patch(PathPatch(path, fc=(*colour, FILL_OPACITY), ec=colour, lw=width))
     x_min, y_min, x_max, y_max = box
     ax.add_patch(Rectangle((x_min, y_min), x_max - x_min, y_max - y_min, fill=False, ec=colour))
     ax.text(

@@ -22,7 +22,8 @@ from footprints.errors import ConfigError, TrainingError
 from footprints.files import write_whole
 from footprints.loop import make_optimizer, make_targets
 from footprints.model.allocator import keep_freed_memory
-from footprints.model.detector import choose_device, scale_pixels
+from footprints.model.detector import scale_pixels
+from footprints.model.devices import choose_device
 from footprints.pictures import check_picture
 from footprints.preparation import complete, make_network, prepare
 from footprints.progress import is_hidden, tqdm
@@ -35,7 +36,7 @@ _SETTLING = 5
 """Steps until the moving average says anything."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class RateTest:
     """What a learning-rate range test found."""
 
@@ -45,6 +46,11 @@ class RateTest:
     """(n,) smoothed loss of the same step, before it was taken."""
     suggestion: float | None
     """Rate at which the loss falls most steeply; None where it never fell."""
+
+    def __repr__(self) -> str:
+        found = "no suggestion" if self.suggestion is None else f"suggestion {self.suggestion:.2g}"
+        tried = f"{len(self.rates)} rates from {self.rates[0]:.2g} to {self.rates[-1]:.2g}"
+        return f"RateTest({found}, {tried})"
 
     def _repr_png_(self) -> bytes:
         # A notebook shows the curve.

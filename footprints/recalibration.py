@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from footprints.calibration import LEAST_OF_EACH
 from footprints.card import write_card
 from footprints.chip import Window
 from footprints.config import load_class_map
@@ -16,7 +17,8 @@ from footprints.data.split import Block
 from footprints.errors import ConfigError, OutputError, TrainingError
 from footprints.files import check_place
 from footprints.model.checkpoint import load_weights, save_weights
-from footprints.model.detector import DEFAULT_WEIGHTS, NetworkDetector, choose_device
+from footprints.model.detector import DEFAULT_WEIGHTS, NetworkDetector
+from footprints.model.devices import choose_device
 from footprints.progress import is_hidden, tqdm
 from footprints.raster.scaling import fit_scaling
 from footprints.validation import Judged, as_chip, calibration_of, judge, true_instances
@@ -25,6 +27,8 @@ from footprints.validation import Judged, as_chip, calibration_of, judge, true_i
 class Calibrated(NamedTuple):
     """What came of it."""
 
+    chips: int
+    """Chips that were looked at; they may overlap, and what two show counts in both."""
     detections: int
     """Detections of all scores, on ground with complete labels."""
     matches: int
@@ -34,6 +38,8 @@ class Calibrated(NamedTuple):
     calibrated_error: float | None
     """The same of calibrated confidence, each half of the chips by the map of the other half; None
     where that is too few."""
+    files: tuple[Path, ...]
+    """What was written: weights, model card and STAC item."""
 
 
 def calibrate(
@@ -85,7 +91,7 @@ def calibrate(
         raise OutputError(f"weights must end in .safetensors, got {output.name!r}")
     check_place(output, "weights", overwrite=overwrite, plural=True)
     if class_map is not None and class_column is None:
-        raise ConfigError("a class map needs the class field whose values it maps")
+        raise ConfigError("--class-map needs the column whose values it maps: --class-field")
     network, info = load_weights(DEFAULT_WEIGHTS if weights is None else weights)
     if info.input_spec.short_side is not None:
         raise ConfigError(f"{info.name} sees pictures whole; only weights of scenes are calibrated")
@@ -108,7 +114,8 @@ def calibrate(
     if calibration is None:
         raise TrainingError(
             f"too little to calibrate by: {matches} of {detections} detections match a label, and "
-            f"20 must, and 20 must not; give more ground, or check that the labels fit the imagery"
+            f"{LEAST_OF_EACH} must, and {LEAST_OF_EACH} must not; give more ground, or check that "
+            "the labels fit the imagery"
         )
     note = {"labels": Path(labels).name, "detections": detections, "matches": matches}
     training = info.training | {"calibrated_on": note}
@@ -116,9 +123,13 @@ def calibrate(
     save_weights(
         output, network, dataclasses.replace(info, calibration=calibration, training=training)
     )
-    write_card(output)
     return Calibrated(
-        detections, matches, errors["val_score_error"], errors.get("val_calibrated_error")
+        len(judged),
+        detections,
+        matches,
+        errors["val_score_error"],
+        errors.get("val_calibrated_error"),
+        (output, *write_card(output)),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from footprints.files import check_place, write_whole
 from footprints.measuring import Comparison, confidence_curve, reliability
 from footprints.pictures import read_picture
 from footprints.raster.source import Scene, open_scene
+from footprints.tables import table
 from footprints.vector.metric import metres_per_unit
 
 PLACES = 6
@@ -94,16 +95,16 @@ def write_report(
         OutputError: The file cannot be written.
     """
     groups = {"at this confidence": headline, **tabulate(measured)}
-    tables = "".join(_table(name, rows) for name, rows in groups.items())
+    tables = "".join(_wide(table(rows, caption=name)) for name, rows in groups.items())
     head, *sizes = tabulate_sizes(measured)
     parts = [
         _HEAD,
         "<h1>Footprints against the truth</h1>",
         *(f"<p>{escape(line)}</p>" for line in suggest(measured)),
         f'<div class="row">{tables}</div>',
-        _table("classes", classes[1:], classes[0]) if classes else "",
+        _wide(table(classes[1:], head=classes[0], caption="classes")) if classes else "",
         "<h2>By size</h2>",
-        _table("", sizes, head),
+        _wide(table(sizes, head=head)),
         _wide(_size_chart(measured)),
         *_seams(measured),
         "<h2>Confidence</h2>",
@@ -116,13 +117,6 @@ def write_report(
     write_whole(Path(path), "\n".join(parts).encode(), "report")
 
 
-def _table(caption: str, rows: Iterable[Sequence[str]], head: Sequence[str] | None = None) -> str:
-    heads = "" if head is None else f"<thead>{_row(head, 'th')}</thead>"
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    body = "".join(_row(row, "td") for row in rows)
-    return _wide(f"<table>{title}{heads}<tbody>{body}</tbody></table>")
-
-
 def _wide(content: str) -> str:
     """In narrow windows, what is wide scrolls by itself: shrunk, it could not be read."""
     return f'<div class="wide">{content}</div>'
@@ -131,11 +125,9 @@ def _wide(content: str) -> str:
 def _seams(measured: Figures) -> list[str]:
     """The table at and off the edges of chips, where there is one."""
     rows = tabulate_seams(measured)
-    return ["<h2>At the edges of chips</h2>", _table("", rows[1:], rows[0])] if rows else []
-
-
-def _row(cells: Iterable[str], tag: str) -> str:
-    return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+    if not rows:
+        return []
+    return ["<h2>At the edges of chips</h2>", _wide(table(rows[1:], head=rows[0]))]
 
 
 def _size_chart(measured: Figures) -> str:

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
+from typing import TypeAlias
 
 import numpy as np
 import shapely
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 
 from footprints.chip import Chip, ChipGrid, Detector, Instances, Scaling, Window
 from footprints.errors import BatchSizeWarning, DetectionCapWarning, DeviceError, RasterError
+from footprints.lanes import open_lanes
 from footprints.raster.reader import SceneGrid, read_chip
 from footprints.stages import result, stage, submit
 from footprints.vector.detected import ChipRow, Fault
@@ -27,10 +30,15 @@ from footprints.vector.outlines import Outlines
 from footprints.vector.scenes import seen_ground
 from footprints.vector.trace import trace
 
-READ_AHEAD = 2
-"""Batches that are read, or wait to be seen, at most; a batch of 512 px chips takes a few MB."""
+READ_AHEAD = 1
+"""Batches that are read, or wait to be seen, beside those in the lanes; one of 512 px chips takes a
+few MB."""
 _TRACED_LATER = 4
 """Batches whose outlines are traced, or wait for it, at most."""
+
+
+_Batch: TypeAlias = list[tuple[int, Chip]]
+"""Numbered chips that go through together; those that nobody wants, or can read, are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +86,14 @@ def look_at_rows(
     rows: Sequence[int],
     *,
     batch_size: int,
+    lanes: int,
     heard_from: float,
     count: Callable[[int], object],
     shrunk: Callable[[int], object] = int,
 ) -> Generator[ChipRow]:
     """What some rows of chips show, in the order asked for, as soon as their outlines are traced.
 
-    While the detector looks at a batch, the next ones are read in one thread and what the last ones
+    While the detector looks at batches, the next ones are read in one thread and what the last ones
     showed is traced in another.
 
     Args:
@@ -93,6 +102,7 @@ def look_at_rows(
         scaling: Of the scene's values to the detector's.
         rows: Which rows of the cover.
         batch_size: Chips that go through together.
+        lanes: Batches that go through side by side.
         heard_from: Instances below this confidence are left out.
         count: Is told how many more chips have been seen.
         shrunk: Is told the new batch size after a row in which memory ran out.
@@ -102,30 +112,33 @@ def look_at_rows(
 
     Warns:
         BatchSizeWarning: Memory ran out, and smaller batches go through from here on.
+        DetectionCapWarning: A chip has more buildings than are kept; names the chip.
     """
     looker = _Looker(detector, batch_size, cover)
+    batches = _batches(cover, rows, batch_size)
     coming: deque[Future[ChipRow]] = deque()
     with (
         ThreadPoolExecutor(max_workers=1) as tracer,
-        contextlib.closing(_read_ahead(cover, scaling, rows, batch_size)) as ahead,
+        contextlib.closing(_look_ahead(looker, scaling, batches, lanes)) as looks,
     ):
         try:
-            for batches in ahead:
+            for _ in rows:
                 traced: list[Future[list[Outlines]]] = []
                 seen: list[tuple[int, shapely.Geometry]] = []
-                before = looker.batch_size
-                for batch in batches:
-                    chips = [(number, chip) for number, chip in batch if chip.valid.any()]
-                    shown = looker([chip for _, chip in chips])
+                for batch, shown in itertools.islice(looks, len(batches) // len(rows)):
+                    chips = _with_data(batch)
                     seen += _seen(cover, chips)
+                    if not cover.is_coarse:
+                        _warn_of_caps(chips, shown)
                     traced.append(submit(tracer, _trace, cover, chips, shown, heard_from))
                     count(len(batch))
                     if len(traced) > _TRACED_LATER:
                         result(traced[-_TRACED_LATER - 1], "outlines")
                     while coming and coming[0].done():
                         yield coming.popleft().result()
-                if looker.batch_size < before:
-                    shrunk(looker.batch_size)
+                if looker.batch_size < batch_size:
+                    batch_size = looker.batch_size
+                    shrunk(batch_size)
                 empty = Outlines.empty(keypoints=len(detector.keypoints))
                 coming.append(submit(tracer, _gather, cover, empty, traced, seen))
         except (Exception, KeyboardInterrupt):
@@ -137,23 +150,75 @@ def look_at_rows(
             yield result(coming.popleft(), "outlines")
 
 
+def _batches(cover: Cover, rows: Sequence[int], batch_size: int) -> list[range]:
+    """Numbers of the chips that go through together.
+
+    Batches never cross rows: what a network makes of a chip can depend, in the last digit, on the
+    chips beside it, and a run that goes on must meet the same ones.
+    """
+    columns = len(cover.chips.column_starts)
+    return [
+        range(start, min(start + batch_size, (row + 1) * columns))
+        for row in rows
+        for start in range(row * columns, (row + 1) * columns, batch_size)
+    ]
+
+
+def _look_ahead(
+    looker: _Looker, scaling: Scaling, batches: Sequence[range], lanes: int
+) -> Generator[tuple[_Batch, list[Instances]]]:
+    """Batches in order, each with what its chips with data show."""
+
+    def read(numbers: range) -> _Batch:
+        with stage("reading"):
+            chips = [(number, looker.cover.read(number, scaling)) for number in numbers]
+        return [(number, chip) for number, chip in chips if chip is not None]
+
+    # Closed here: left to the garbage collector, its thread might be the one to wait for itself.
+    with (
+        ThreadPoolExecutor(max_workers=1) as reader,
+        open_lanes(looker.detector, lanes) as pool,
+    ):
+        waiting: deque[tuple[Future[_Batch], Future[list[Instances]]]] = deque()
+        for numbers in batches:
+            chips = submit(reader, read, numbers)
+            waiting.append((chips, submit(pool, looker, chips)))
+            if len(waiting) > lanes + READ_AHEAD:
+                yield _first(waiting)
+        while waiting:
+            yield _first(waiting)
+
+
+def _first(
+    waiting: deque[tuple[Future[_Batch], Future[list[Instances]]]],
+) -> tuple[_Batch, list[Instances]]:
+    chips, shown = waiting.popleft()
+    return result(chips, "pixels"), result(shown, "the network")
+
+
 class _Looker:
     """Shows chips to a detector, in smaller batches from where its memory runs out.
 
     The smaller size divides the larger one, so that batches are those of a run that began with it.
+    May be called in several threads at the same time.
     """
 
     def __init__(self, detector: Detector, batch_size: int, cover: Cover) -> None:
+        self.detector = detector
         self.batch_size = batch_size
-        self._detector = detector
-        self._cover = cover
+        self.cover = cover
+        self._stage = "network, wide roofs" if cover.is_coarse else "network"
+        self._shrinking = Lock()
 
-    def __call__(self, chips: Sequence[Chip]) -> list[Instances]:
+    def __call__(self, coming: Future[_Batch]) -> list[Instances]:
+        """What the chips with data of a batch show, when it is read."""
+        chips = [chip for _, chip in _with_data(result(coming, "pixels"))]
         shown: list[Instances] = []
         while len(shown) < len(chips):
             batch = chips[len(shown) : len(shown) + self.batch_size]
             try:
-                shown += self._show(batch)
+                with stage(self._stage):
+                    shown += self.detector(batch)
                 continue
             except (MemoryError, RuntimeError) as err:
                 if not _is_out_of_memory(err):
@@ -165,29 +230,22 @@ class _Looker:
                         "smaller --chip-size"
                     ) from err
             # The error is gone by now, and the tensors that its traceback held with it.
-            self._shrink()
+            self._shrink(len(batch))
         return shown
 
-    def _show(self, chips: Sequence[Chip]) -> list[Instances]:
-        is_coarse = self._cover.is_coarse
-        with (
-            stage("network, wide roofs" if is_coarse else "network"),
-            warnings.catch_warnings() if is_coarse else contextlib.nullcontext(),
-        ):
-            if is_coarse:
-                # At the cap the coarse pass misses small roofs, which it is not asked for.
-                warnings.simplefilter("ignore", DetectionCapWarning)
-            return self._detector(chips)
-
-    def _shrink(self) -> None:
-        smaller = 1 if self.batch_size % 2 else self.batch_size // 2
-        warnings.warn(
-            f"{self.batch_size} chips at once are too much for the memory; {smaller} go through "
-            f"together from here on, as with --batch-size {smaller}",
-            BatchSizeWarning,
-            stacklevel=3,
-        )
-        self.batch_size = smaller
+    def _shrink(self, too_many: int) -> None:
+        with self._shrinking:
+            if self.batch_size < too_many:
+                # Another lane was here first.
+                return
+            smaller = 1 if self.batch_size % 2 else self.batch_size // 2
+            warnings.warn(
+                f"{self.batch_size} chips at once are too much for the memory; {smaller} go "
+                f"through together from here on, as with --batch-size {smaller}",
+                BatchSizeWarning,
+                stacklevel=3,
+            )
+            self.batch_size = smaller
 
 
 def _is_out_of_memory(err: Exception) -> bool:
@@ -196,9 +254,23 @@ def _is_out_of_memory(err: Exception) -> bool:
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "allocate memory" in str(err)
 
 
-def _seen(
-    cover: Cover, chips: Sequence[tuple[int, Chip]]
-) -> Iterator[tuple[int, shapely.Geometry]]:
+def _with_data(batch: _Batch) -> _Batch:
+    return [(number, chip) for number, chip in batch if chip.valid.any()]
+
+
+def _warn_of_caps(chips: _Batch, shown: Sequence[Instances]) -> None:
+    for (_, chip), instances in zip(chips, shown, strict=True):
+        if instances.capped:
+            warnings.warn(
+                f"{chip.source}: the chip at column {chip.window.x:.0f}, row "
+                f"{chip.window.y:.0f} reached the cap of {len(instances)} detections; buildings "
+                "may be missing there, use a smaller --chip-size",
+                DetectionCapWarning,
+                stacklevel=2,
+            )
+
+
+def _seen(cover: Cover, chips: _Batch) -> Iterator[tuple[int, shapely.Geometry]]:
     """The column of each chip and its ground with data.
 
     Not in another thread: rasterio changes the process's warning filters for a moment.
@@ -209,7 +281,7 @@ def _seen(
 
 def _trace(
     cover: Cover,
-    chips: Sequence[tuple[int, Chip]],
+    chips: _Batch,
     shown: Sequence[Instances],
     heard_from: float,
 ) -> list[Outlines]:
@@ -236,41 +308,3 @@ def _gather(
         read[[column for column, _ in seen]] = True
         ground = shapely.union_all([shape for _, shape in seen])
         return ChipRow(Outlines.concatenate([empty, *found]), read, ground)
-
-
-def _read_ahead(
-    cover: Cover, scaling: Scaling, rows: Sequence[int], batch_size: int
-) -> Generator[Iterator[list[tuple[int, Chip]]]]:
-    """Of each row, its batches of numbered chips.
-
-    Batches never cross rows: what a network makes of a chip can depend, in the last digit, on the
-    chips beside it, and a run that goes on must meet the same ones.
-    """
-    columns = len(cover.chips.column_starts)
-    batches = [
-        range(start, min(start + batch_size, (row + 1) * columns))
-        for row in rows
-        for start in range(row * columns, (row + 1) * columns, batch_size)
-    ]
-    # Closed here: left to the garbage collector, its thread might be the one to wait for itself.
-    with contextlib.closing(_some_ahead(cover, scaling, batches)) as coming:
-        for _ in rows:
-            yield itertools.islice(coming, -(-columns // batch_size))
-
-
-def _some_ahead(
-    cover: Cover, scaling: Scaling, batches: Sequence[range]
-) -> Generator[list[tuple[int, Chip]]]:
-    def read(numbers: range) -> list[tuple[int, Chip]]:
-        with stage("reading"):
-            chips = [(number, cover.read(number, scaling)) for number in numbers]
-        return [(number, chip) for number, chip in chips if chip is not None]
-
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        waiting: deque[Future[list[tuple[int, Chip]]]] = deque()
-        for numbers in batches:
-            waiting.append(submit(reader, read, numbers))
-            if len(waiting) > READ_AHEAD:
-                yield result(waiting.popleft(), "pixels")
-        while waiting:
-            yield result(waiting.popleft(), "pixels")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
+from contextvars import copy_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +18,10 @@ from pyproj import CRS
 
 from footprints.chip import Detector
 from footprints.cluster import open_crew
-from footprints.detection import Looking, cover_scene, detect, fitting_batch
-from footprints.errors import ConfigError
+from footprints.detection import Looking, detect, prepare
 from footprints.failures import Tally
-from footprints.finishing import parse_crs
-from footprints.raster.listing import list_rasters
-from footprints.raster.source import open_scene
-from footprints.surveying import survey
+from footprints.finishing import check_thresholds, parse_crs
+from footprints.starting import Sight, measured_scenes, name_scenes, take_detector
 from footprints.vector.detected import DetectedScene
 from footprints.vector.layer import place, reproject
 from footprints.vector.merge import EVIDENCE_SHARE
@@ -46,6 +44,7 @@ def predict_iter(
     chip_size: int | None = None,
     overlap: int | None = None,
     batch_size: int | None = None,
+    memory: str | int | None = None,
     bands: Sequence[int] | None = None,
     nodata: float | None = None,
     crs: str | CRS | None = None,
@@ -67,8 +66,9 @@ def predict_iter(
     for, vertices rounded to a common lattice, and the scenes recorded. Those who need them call
     `predict`, or `footprints.merge_layers`, `regularize` and `simplify` on the layer they collect.
 
-    The work is done when the next chunk is asked for. Closing the generator ends it, and its
-    threads and workers; unlike `predict` it leaves nothing to resume.
+    The work is done when the next chunk is asked for, but for a few batches of chips that are seen
+    ahead. Closing the generator ends it, and its threads and workers; unlike `predict` it leaves
+    nothing to resume.
 
     Args:
         scenes: As for `predict`; so are all the others.
@@ -79,6 +79,7 @@ def predict_iter(
         chip_size: Likewise.
         overlap: Likewise.
         batch_size: Likewise.
+        memory: Likewise.
         bands: Likewise.
         nodata: Likewise.
         crs: Likewise.
@@ -97,44 +98,74 @@ def predict_iter(
     Raises:
         FootprintsError: As `predict`, when the first chunk is asked for or the one concerned.
     """
-    if batch_size is not None and batch_size < 1:
-        raise ConfigError(f"batch size must be at least 1, got {batch_size}")
-    if detector is None:
-        from footprints.model.detector import load_detector
-
-        detector = load_detector(weights)
-    spec = detector.input_spec
-    sure = detector.confidence if confidence is None else confidence
-    heard_from = EVIDENCE_SHARE * sure
-    paths = list_rasters(scenes)
-    measured = survey(
-        paths,
-        lambda path: open_scene(
-            path,
+    check_thresholds(confidence, min_area_m2)
+    # What the run sets for its own reading is nobody else's while a chunk is given away.
+    context = copy_context()
+    chunks = _chunks(
+        scenes,
+        take_detector(detector, weights),
+        Sight(
+            chip_size=chip_size,
+            overlap=overlap,
+            batch_size=batch_size,
+            memory=memory,
             bands=bands,
-            want_bands=spec.bands,
             nodata=nodata,
             crs=crs,
             pixels=pixels,
-            collars=spec.short_side is None,
+            out_crs=parse_crs(out_crs),
         ),
-        lambda scene: cover_scene(scene, spec, chip_size=chip_size, overlap=overlap),
-        area=None,
-        tally=Tally(paths),
+        confidence=confidence,
+        min_area_m2=min_area_m2,
+        overlaps=overlaps,
+        cluster=cluster,
+        workers=workers,
+        progress=progress,
     )
-    if batch_size is None:
-        batch_size = fitting_batch(detector, measured)
+    try:
+        while (chunk := context.run(next, chunks, None)) is not None:
+            yield chunk
+    finally:
+        context.run(chunks.close)
+
+
+def _chunks(
+    scenes: str | Path | Sequence[str | Path],
+    detector: Detector,
+    sight: Sight,
+    *,
+    confidence: float | None,
+    min_area_m2: float,
+    overlaps: bool | None,
+    cluster: str | Path | Client | None,
+    workers: int | None,
+    progress: bool,
+) -> Generator[GeoDataFrame]:
+    """`predict_iter`, with what it is told in order."""
+    sure = detector.confidence if confidence is None else confidence
+    heard_from = EVIDENCE_SHARE * sure
+    paths = name_scenes(scenes)
     with ExitStack() as opened:
+        measured, plan = opened.enter_context(
+            measured_scenes(paths, detector, sight, tally=Tally(paths))
+        )
+        size = plan.batch_size
+        prepare(detector, measured, size)
         crew = opened.enter_context(
-            open_crew(
-                cluster, detector, workers=workers, batch_size=batch_size, heard_from=heard_from
-            )
+            open_crew(cluster, detector, workers=workers, batch_size=size, heard_from=heard_from)
         )
         looking = Looking(
-            detector, batch_size, sure, heard_from, progress, crew=crew, coarse_first=True
+            detector,
+            size,
+            plan.lanes,
+            sure,
+            heard_from,
+            progress,
+            crew=crew,
+            coarse_first=True,
         )
-        target = measured[0].cover.grid.scene.crs if out_crs is None else parse_crs(out_crs)
-        may_overlap = spec.short_side is not None if overlaps is None else overlaps
+        target = sight.out_crs or measured[0].cover.grid.scene.crs
+        may_overlap = detector.input_spec.short_side is not None if overlaps is None else overlaps
         taken = np.empty(0, dtype=np.int64)
         for scene in opened.enter_context(closing(detect(measured, looking))):
             with closing(_final_parts(scene, sure, overlaps=may_overlap)) as parts:

@@ -12,16 +12,17 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import shapely
 
 from footprints.addresses import file_name, redact
 from footprints.chip import Detector
 from footprints.detection import Measured
-from footprints.errors import LayerError
+from footprints.errors import AreaError, LayerError
 from footprints.failures import Tally
 from footprints.raster.source import Scene
 from footprints.rows import Cover
-from footprints.vector.area import Area, chips_near
+from footprints.vector.area import Area, chips_near, show_bounds
 from footprints.vector.journal import BATCH_SIZE, MEASURED, Asked
 
 
@@ -46,10 +47,11 @@ def survey(
         The scenes to look at, closed.
 
     Raises:
-        RasterError, LayerError: A scene failed, and the run is not to go on; or all scenes lie
-            beside the area.
+        RasterError, LayerError: A scene failed, and the run is not to go on.
+        AreaError: All scenes lie beside the area.
     """
     measured: list[Measured] = []
+    beside: list[Measured] = []
     for number, (path, source) in enumerate(zip(paths, source_names(paths), strict=True)):
         with tally.watch(number, source):
             with open_scene(path) as scene:
@@ -58,9 +60,12 @@ def survey(
             if each.cover.wanted is None or each.cover.wanted.any():
                 measured.append(each)
             else:
+                beside.append(each)
                 tally.beside(source)
-    if area is not None and not measured and not tally.failures:
-        raise LayerError("the area of interest lies beside all scenes; check its CRS")
+    if area is not None and not tally.failures and not any(map(_touches, measured)):
+        for each in measured:
+            tally.beside(each.source)
+        raise AreaError(_say_beside(area, beside + measured))
     return measured
 
 
@@ -78,9 +83,35 @@ def _cut_to(area: Area | None, measured: Measured) -> Measured:
         return measured
     cover = measured.cover
     grid = cover.grid
-    ground = area.on_grid(cover.chips, grid.transform, grid.scene.crs)
+    try:
+        ground = area.on_grid(cover.chips, grid.transform, grid.scene.crs)
+    except LayerError as err:
+        raise LayerError(f"{area.name} beside {measured.source}: {err}") from err
     cover = replace(cover, wanted=chips_near(cover.chips, ground))
     return replace(measured, cover=cover, area=shapely.make_valid(ground))
+
+
+def _touches(measured: Measured) -> bool:
+    """Whether the area reaches the scene itself: chips are looked at beyond the area, too."""
+    chips = measured.cover.chips
+    extent = shapely.box(0, 0, chips.width, chips.height)
+    return bool(shapely.intersects(extent, measured.area))
+
+
+def _say_beside(area: Area, scenes: Sequence[Measured]) -> str:
+    """Where the area lies and where the scenes do, in one line."""
+    grids = [each.cover.grid for each in scenes]
+    bounds = [
+        area.bounds_of(each.cover.chips, grid.transform, grid.scene.crs)
+        for each, grid in zip(scenes, grids, strict=True)
+    ]
+    lowest, highest = np.min(bounds, axis=0)[:2], np.max(bounds, axis=0)[2:]
+    name = scenes[0].source if len(scenes) == 1 else f"any of the {len(scenes)} scenes"
+    units = "pixels" if area.crs is None else area.crs.name
+    return (
+        f"{area.name} {show_bounds(shapely.bounds(area.ground))} does not touch {name} "
+        f"{show_bounds([*lowest, *highest])}, both in {units}; check its place and the CRS of both"
+    )
 
 
 def describe_asked(

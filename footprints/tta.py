@@ -8,6 +8,8 @@ chip; everything that leaves is in chip pixels again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -18,9 +20,10 @@ import torch.nn.functional as F
 from affine import Affine
 from numpy.typing import NDArray
 
-from footprints.chip import LOGIT_STEPS, Chip, Detector, InputSpec, Instances, MaskGroup
+from footprints.chip import LOGIT_STEPS, Chip, Detector, InputSpec, Instances, MaskGroup, Prepares
 from footprints.data.augment import UPRIGHT, Orientation
 from footprints.errors import ConfigError
+from footprints.lanes import count_lanes, open_lanes
 from footprints.vector.overlaps import find_overlaps, surest
 from footprints.vector.trace import trace
 
@@ -65,7 +68,7 @@ class AugmentedDetector:
 
     def __init__(self, detector: Detector, views: str) -> None:
         if views not in VIEWS:
-            raise ConfigError(f"tta must be one of {', '.join(VIEWS)}, got {views!r}")
+            raise ConfigError(f"--tta must be one of {', '.join(VIEWS)}, got {views!r}")
         if detector.keypoints:
             # The upper left corner of a mirror image is the upper right one.
             raise ConfigError(
@@ -104,6 +107,20 @@ class AugmentedDetector:
     def confidence(self) -> float:
         """As the detector's."""
         return self._detector.confidence
+
+    @property
+    def lanes(self) -> int:
+        """As the detector's."""
+        return count_lanes(self._detector)
+
+    def open_lanes(self, count: int) -> AbstractContextManager[Executor]:
+        """As the detector's."""
+        return open_lanes(self._detector, count)
+
+    def expect(self, chips: int, batch: tuple[int, int, int]) -> None:
+        """As the detector; other sizes than the chips' own go through it unprepared."""
+        if isinstance(self._detector, Prepares):
+            self._detector.expect(len(VIEWS[self.views]) * chips, batch)
 
     def __call__(self, chips: Sequence[Chip]) -> list[Instances]:
         """Detect in every view of a batch of chips of equal shape, and merge chip by chip."""
@@ -225,6 +242,7 @@ def merge_views(views: Sequence[Instances], shape: tuple[int, ...]) -> Instances
             )
             for side in sorted({len(mask) for mask in masks})
         ),
+        capped=any(view.capped for view in views),
     )
 
 

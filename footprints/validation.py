@@ -21,7 +21,7 @@ from footprints.calibration import (
 from footprints.chip import Chip, Instances, MaskGroup, Scaling, Window
 from footprints.data.dataset import Batch
 from footprints.data.targets import Sample
-from footprints.evaluation import match
+from footprints.matching import match
 from footprints.model.boxes import ignore_unlabelled
 from footprints.precision import (
     ScoredImage,

@@ -27,9 +27,9 @@ from footprints.chip import Window
 from footprints.errors import ConfigError, OutputError
 from footprints.files import check_place, write_whole
 from footprints.packing import Packed, pack_layer
-from footprints.pictures import in_frame_of, read_picture
-from footprints.plotting import Bounds, check_on_scene, window_of
-from footprints.raster.source import Scene, open_scene
+from footprints.pictures import read_picture
+from footprints.plotting import Bounds, open_below
+from footprints.raster.source import Scene
 from footprints.vector.affine import apply_affine
 from footprints.vector.metric import metres_per_unit
 from footprints.vector.read import open_polygons
@@ -142,13 +142,11 @@ def view(
     shown = open_polygons(layer, needs_crs=False)
     if scene is None:
         return _without_scene(shown, name, bounds)
-    # In pixel coordinates it may be a photograph, where black is the dark and no collar.
-    with open_scene(
-        scene, bands=bands, nodata=nodata, crs=crs, pixels=pixels, collars=not pixels
-    ) as raster:
-        shown = in_frame_of(raster, shown)
-        check_on_scene(shown, raster)
-        window = window_of(raster, bounds)
+    with open_below(shown, scene, bounds, bands=bands, nodata=nodata, crs=crs, pixels=pixels) as (
+        shown,
+        raster,
+        window,
+    ):
         return _over_scene(shown, name, raster, window, largest_side)
 
 

@@ -22,6 +22,7 @@ from distributed import Worker, WorkerPlugin, get_worker
 
 from footprints.chip import Detector, Scaling
 from footprints.errors import ClusterError, FootprintsError, FootprintsWarning, RasterError
+from footprints.lanes import count_lanes
 from footprints.rows import Cover, look_at_rows
 from footprints.vector.detected import ChipRow, Fault
 
@@ -120,8 +121,8 @@ class Station(WorkerPlugin):  # type: ignore[misc]
                 f"has version {here} of building-footprints, the run has {self._version}; install "
                 "the same everywhere"
             )
-        # A scene is for one thread at a time, and a detector need not be for more; its products
-        # use all cores of a worker that has several.
+        # A scene is for one thread at a time; the detector uses all cores of a worker that has
+        # several.
         with self._lock:
             looks, scaling = self._open(block)
             cover, seen = looks[block.place[1]], list[int]()
@@ -133,6 +134,7 @@ class Station(WorkerPlugin):  # type: ignore[misc]
                 scaling,
                 block.rows,
                 batch_size=self._batch_size,
+                lanes=count_lanes(self._detector),
                 heard_from=self._heard_from,
                 count=seen.append,
                 shrunk=self._shrink,

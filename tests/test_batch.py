@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import resource
 import shutil
 import signal
@@ -23,6 +24,7 @@ from footprints import rows
 from footprints.batch import predict_each
 from footprints.cli import app
 from footprints.errors import (
+    AreaError,
     ConfigError,
     FailureWarning,
     OutputError,
@@ -170,7 +172,7 @@ def test_where_all_fail_there_is_no_layer(scenes, tmp_path):
         lose(scene)
     with (
         pytest.warns(FailureWarning),
-        pytest.raises(RasterError, match=r"all 3 scenes failed, first .*a.tif: .* not exist"),
+        pytest.raises(RasterError, match=r"^all 3 scenes failed, first: .*/a.tif does not exist$"),
     ):
         fp.predict(scenes, output=tmp_path / "a.gpkg", detector=detector(), keep_going=True, **GRID)
     assert [path.name for path in tmp_path.glob("*a.gpkg*")] == ["a.gpkg.failures.csv"]
@@ -351,8 +353,53 @@ def test_the_command_sums_up_and_says_that_something_is_missing(scenes, tmp_path
 def test_a_folder_gets_a_layer_for_each_scene(scenes, tmp_path, command):
     result = command(*scenes, "-o", f"{tmp_path / 'layers'}/")
     assert result.exit_code == 0
-    assert len(result.stdout.splitlines()) == 4
-    assert len(list((tmp_path / "layers").glob("*.gpkg"))) == 3
+    layers = tmp_path / "layers"
+    lines = result.stdout.splitlines()
+    assert len(lines) == 5
+    assert re.fullmatch(
+        rf"36 buildings, 8,4\d\d m2, in 3 layers, [\d.]+ s, {layers}/{{scene}}.gpkg", lines[-1]
+    )
+    assert len(list(layers.glob("*.gpkg"))) == 3
+
+
+def test_a_folder_of_layers_can_be_gone_on_with_over_and_over(scenes, tmp_path, command, caplog):
+    """As in a loop at night: what is there stays, what was listed stays listed."""
+    asked = (*scenes, "-o", f"{tmp_path / 'layers'}/", "--keep-going", "--resume")
+    truncate(scenes[1])
+    assert command(*asked).exit_code == 3
+    before = {path: path.read_bytes() for path in (tmp_path / "layers").iterdir() if path.is_file()}
+    result = command(*asked)
+    assert result.exit_code == 3
+    assert caplog.messages == ["2 of 3 layers are finished and left as they are"]
+    assert "is left as it is, but 1 of 1 scenes failed" in result.stderr
+    assert {path: path.read_bytes() for path in before} == before
+    write_scene(scenes[1], 1)
+    asked = asked[:-1]
+    assert command(*asked, "--retry-failed").exit_code == 0
+    result = command(*asked, "--resume")
+    assert (result.exit_code, result.stdout.splitlines()[-1][:12]) == (0, "0 buildings,")
+
+
+def test_layers_of_scenes_beside_the_area_are_not_made(scenes, tmp_path):
+    square = shapely.box(*place(1) @ (0, 0), *place(1) @ (99, 99))
+    ground = gpd.GeoDataFrame(geometry=[square], crs=UTM)
+    asked = {"output": tmp_path / "{scene}.gpkg", "detector": detector(), "aoi": ground, **GRID}
+    outcomes = predict_each(scenes, **asked)
+    assert [each.state for each in outcomes] == ["beside the area", "done", "beside the area"]
+    assert [path.name for path in tmp_path.glob("*.gpkg")] == ["b with 'quotes'.gpkg"]
+    with pytest.raises(AreaError, match=r"does not touch a.tif"):
+        predict_each(scenes[:1], **asked)
+
+
+def test_failures_name_the_scene_once(scenes, tmp_path, command):
+    lose(scenes[0])
+    spoil(scenes[1])
+    result = command(*scenes, "-o", tmp_path / "towns.gpkg", "--keep-going")
+    warned = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    assert warned[0] == f"warning: failed: {scenes[0]} does not exist"
+    assert warned[1].count(scenes[1].name) == 1
+    table = result.stdout.splitlines()
+    assert table[1].split() == ["a.tif", "0", "0", "0", "0.0", "failed:", "does", "not", "exist"]
 
 
 def test_a_terminated_command_can_be_gone_on_with(scenes, tmp_path, command, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,6 +130,25 @@ def test_the_batch_size_follows_from_the_budget(scene, hungry, blank_takes, tmp_
         output = tmp_path / f"{memory}.gpkg"
         fp.predict(scene, detector=detector, output=output, memory=memory, **GRID)
         assert max(detector.sizes[0]) == size
+
+
+def test_lanes_go_before_the_batch_size_does(scene, blank_takes, monkeypatch):
+    @dataclass(frozen=True, eq=False)
+    class InLanes(KnownBuildings):
+        opened: tuple[list[int], ...] = ()
+        lanes = 3
+
+        def open_lanes(self, count):
+            self.opened[0].append(count)
+            return ThreadPoolExecutor(count)
+
+    monkeypatch.setattr(budget, "_measured", {})
+    # As above, a chip takes 100 MB, and cache and rest 470 MB.
+    for memory, lanes in (("1.72GB", 1), ("1.9GB", 2), ("2.2GB", 3), (None, 3)):
+        blank_takes(1000, 1000 + 28.44 * 100)
+        detector = InLanes(on_ground(TOWN), opened=([],))
+        fp.predict(scene, detector=detector, batch_size=2, memory=memory, **GRID)
+        assert detector.opened[0] == [lanes, lanes]
 
 
 def test_a_batch_size_that_is_asked_for_is_kept_or_refused(scene, hungry, blank_takes):

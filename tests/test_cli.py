@@ -172,7 +172,13 @@ def test_predict_says_on_stderr_where_the_time_went_if_asked(folder, weights):
     command = ("predict", "scene.tif", "-o", "out.gpkg", "--weights", weights, "--device", "cpu")
     table = run(*command, "--profile", "-q").stderr
     stages = {line.split("  ")[0] for line in table.splitlines()}
-    assert {"opening", "network", "writing", "in all", "reading, meanwhile"} <= stages
+    assert {
+        "opening",
+        "waiting for the network",
+        "writing",
+        "in all",
+        "network, meanwhile",
+    } <= stages
     assert "network" not in run(*command, "--overwrite", "-q").stderr
 
 
@@ -394,9 +400,9 @@ def test_a_bad_scene_is_one_line(bad_files, weights, scene, words):
         pytest.param("--out-crs moon", ["'moon'", "EPSG:32645"], id="unknown CRS of the layer"),
         pytest.param("--pixels --crs EPSG:4326", ["--pixels", "--crs"], id="pixels in a CRS"),
         pytest.param("--device abacus", ["'abacus'", "use cpu"], id="unknown device"),
-        pytest.param("--min-area -1", ["min area", "-1"], id="negative area"),
+        pytest.param("--min-area -1", ["--min-area", "-1"], id="negative area"),
         pytest.param("--confidence 2", ["confidence", "[0, 1]", "got 2"], id="confidence above 1"),
-        pytest.param("--batch-size 0", ["batch size", "got 0"], id="no batch"),
+        pytest.param("--batch-size 0", ["--batch-size", "got 0"], id="no batch"),
         pytest.param("--memory 4G", ["memory", "4GB", "'4G'"], id="half a unit"),
         pytest.param("--memory 100MB", ["100 MB does not hold", "at least"], id="little memory"),
         pytest.param("--nodata 300", ["nodata", "uint8", "300"], id="nodata out of range"),

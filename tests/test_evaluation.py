@@ -198,10 +198,17 @@ def test_an_area_of_many_parts_counts_each_building_once() -> None:
 
 def test_an_area_elsewhere_or_empty_is_refused() -> None:
     layer = layer_of(square(0))
-    with pytest.raises(LayerError, match=r"aoi \(509000, .* does not overlap \(500000, "):
+    with pytest.raises(LayerError, match=r"^aoi \(509000, .* does not overlap the layers \(5000"):
         evaluate(layer, layer, aoi=layer_of(square(9000)))
     with pytest.raises(LayerError, match="area of interest holds no polygon"):
         evaluate(layer, layer, aoi=layer_of())
+
+
+def test_an_area_that_cannot_be_moved_to_the_truth_is_named_with_its_place(tmp_path) -> None:
+    file = tmp_path / "area.gpkg"
+    layer_of(square(0)).set_crs("EPSG:4326", allow_override=True).to_file(file)
+    with pytest.raises(LayerError, match=rf"^aoi {file} \(500000, .*, in WGS 84, lies where .*UTM"):
+        evaluate(layer_of(square(0)), layer_of(square(0)), aoi=file)
 
 
 @pytest.mark.parametrize(
@@ -271,13 +278,13 @@ def test_the_layers_given_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize("iou", [0, -0.1, 1.1, 50, float("nan")])
 def test_a_threshold_out_of_range_is_refused(iou: float) -> None:
-    with pytest.raises(ConfigError, match="IoU threshold must be above 0"):
+    with pytest.raises(ConfigError, match="--iou must be above 0"):
         evaluate(layer_of(square(0)), layer_of(square(0)), iou=iou)
 
 
 @pytest.mark.parametrize("confidence", [-0.1, 1.1, float("nan")])
 def test_a_confidence_out_of_range_is_refused(confidence: float) -> None:
-    with pytest.raises(ConfigError, match="confidence must be between 0 and 1"):
+    with pytest.raises(ConfigError, match=r"--confidence must be in \[0, 1\]"):
         evaluate(layer_of(square(0)), layer_of(square(0)), confidence=confidence)
 
 
@@ -410,7 +417,7 @@ def test_classes_that_cannot_be_compared_are_refused() -> None:
         evaluate(house, house, class_field="kind")
     with pytest.raises(LayerError, match="column 'class' of predicted is empty in 1 rows"):
         evaluate(named(plain, [None]), house, class_field="class")
-    with pytest.raises(ConfigError, match="needs the class field"):
+    with pytest.raises(ConfigError, match=r"--class-map needs .* --class-field"):
         evaluate(house, house, class_map={"house": "hall"})
 
 

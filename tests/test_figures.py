@@ -191,9 +191,9 @@ def test_empty_layers_have_figures_that_json_can_hold(predicted, truth):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": 0}, "precision to reach must be above 0 and at most 1, got 0"),
-        ({"precision": 1.5}, "precision to reach must be above 0 and at most 1, got 1.5"),
-        ({"pixel_m": 0}, "metres per pixel must be above 0, got 0"),
+        ({"precision": 0}, "--precision must be above 0 and at most 1, got 0"),
+        ({"precision": 1.5}, "--precision must be above 0 and at most 1, got 1.5"),
+        ({"pixel_m": 0}, "--pixel-size must be above 0, in metres, got 0"),
     ],
 )
 def test_numbers_out_of_range_are_refused(options, message):

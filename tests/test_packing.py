@@ -71,6 +71,14 @@ def test_coordinates_far_below_zero_and_wide_outlines_fit():
         assert shapely.hausdorff_distance(polygon, nearest) < packed["quantum"] < 0.04
 
 
+def test_those_alike_in_size_lie_together_and_the_largest_come_first():
+    sides = [3, 40, 3.5, 45, 0.7, 2.1]
+    squares = [shapely.box(9 * i, 0, 9 * i + side, 0.5) for i, side in enumerate(sides)]
+    layer = gpd.GeoDataFrame({"side": sides}, geometry=squares)
+    columns = columns_of(pack_layer(layer, np.array(squares)))
+    assert [np.floor(np.log2(side)) for side in columns["side"]] == [5, 5, 1, 1, 1, -1]
+
+
 def test_columns_of_any_type_come_back():
     values = {
         "text": ["a", "b", None] * 4,

@@ -1,7 +1,7 @@
 """`predict` with a detector of known buildings: real reader, tracing, merging, placing, writing."""
 
+import re
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,6 +39,7 @@ from footprints.errors import (
     ChipSizeError,
     ConfigError,
     DetectionCapWarning,
+    FootprintsError,
     FootprintsWarning,
     LayerError,
     OutputError,
@@ -251,14 +252,19 @@ def test_a_cap_is_reported_unless_only_wide_roofs_are_sought(scene):
     @dataclass(frozen=True, eq=False)
     class Capped(KnownBuildings):
         def __call__(self, chips):
-            for chip in chips:
-                gsd = (chip.transform.a**2 + chip.transform.d**2) ** 0.5
-                warnings.warn(f"cap at {gsd:.1f} m", DetectionCapWarning, stacklevel=2)
-            return super().__call__(chips)
+            found = super().__call__(chips)
+            is_coarse = abs(chips[0].transform.a) > 1
+            return [
+                replace(each, capped=is_coarse or chip.window.x > 0)
+                for chip, each in zip(chips, found, strict=True)
+            ]
 
     with pytest.warns(DetectionCapWarning) as caught:
         predict(scene, Capped(on_ground(TOWN)))
-    assert {str(warning.message) for warning in caught} == {"cap at 0.3 m"}
+    # Three rows of three chips, and one chip of the coarse pass.
+    assert len(caught) == 3 * 2
+    where = re.compile(r"town\.tif: the chip at column [1-9]\d*, row \d+ reached the cap of \d+ ")
+    assert all(where.match(str(warning.message)) for warning in caught)
 
 
 def test_a_scene_without_data_gives_an_empty_layer(write, town, tmp_path):
@@ -390,6 +396,29 @@ def test_bad_ways_to_straighten_are_refused_before_the_work(scene, options, word
     with pytest.raises(ConfigError, match=words):
         predict(scene, watched, **options)
     assert not watched.shown
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"confidence": "high"}, "--confidence must be a number, got 'high'"),
+        ({"min_area_m2": None}, "--min-area must be a number, got None"),
+        ({"batch_size": 2.5}, "--batch-size must be a whole number from 1 on, got 2.5"),
+        ({"chip_size": "512"}, "--chip-size must be a number, got '512'"),
+        ({"regularize": "auto", "tolerance_m": "1"}, "--tolerance must be a number, got '1'"),
+        ({"bands": ["red"]}, "a band .* must be a number, got 'red'"),
+        ({"output": 3}, "an output is named by a text or a path, got 3"),
+        ({"aoi": 3}, "a layer is a file or a GeoDataFrame, got 3"),
+    ],
+)
+def test_values_of_a_wrong_kind_are_refused_at_the_door(scene, options, words):
+    with pytest.raises(FootprintsError, match=f"^{words}$"):
+        predict(scene, detector_of([]), **options)
+
+
+def test_scenes_of_a_wrong_kind_are_refused_at_the_door(scene):
+    with pytest.raises(RasterError, match="a scene is named by a text or a path, got 3: name"):
+        fp.predict([scene, 3], detector=detector_of([]))
 
 
 def test_bands_are_those_asked_for(write, town):
@@ -617,3 +646,20 @@ def test_a_folder_stands_for_its_scenes(write, town, tmp_path):
     layer = predict(folder, town, overlaps=True)
     assert layer.equals(predict([folder / name for name in names], town, overlaps=True))
     assert set(layer["source"]) == set(names)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_detector_hears_how_much_is_to_come(write, tmp_path, resume):
+    @dataclass(frozen=True, eq=False)
+    class Preparing(KnownBuildings):
+        heard: list[tuple] = field(default_factory=list)
+
+        def expect(self, chips, batch):
+            self.heard.append((chips, batch))
+
+    detector = Preparing(on_ground(TOWN))
+    output = tmp_path / "two.gpkg" if resume else None
+    predict([write("a.tif"), write("b.tif")], detector, batch_size=4, output=output, resume=resume)
+    assert detector.heard == [(18, (4, 128, 128))]
+    next(fp.predict_iter(write("c.tif"), detector=detector, chip_size=96, overlap=32))
+    assert detector.heard[1:] == [(16, (2, 96, 96))]

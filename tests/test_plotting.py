@@ -79,6 +79,26 @@ def test_fills_let_the_scene_through(scene):
     assert inside[0] > 100
 
 
+@pytest.mark.parametrize("column", ["confidence", "kind"])
+def test_an_outline_shows_on_roofs_of_its_own_colour(scene, column):
+    kinds = [f"kind {number}" for number in range(len(TOWN))]
+    ax = fp.plot(layer_of(kind=kinds), scene(), column=column)
+    outlines, casings = ax.collections
+    assert casings.get_zorder() < outlines.get_zorder()
+    assert casings.get_linewidth()[0] > outlines.get_linewidth()[0] + 0.5
+    luma = [0.299, 0.587, 0.114]
+    contrast = (casings.get_edgecolor() - outlines.get_edgecolor())[:, :3] @ luma
+    assert np.abs(contrast).min() > 0.4
+
+
+def test_outlines_are_thin_where_buildings_are_small(scene):
+    far = fp.plot(layer_of(), scene(), bounds=(200_000, 3_000_000, 400_000, 3_200_000))
+    x_min, y_min, x_max, y_max = on_ground(TOWN)[-1].bounds
+    near = fp.plot(layer_of(), scene(), bounds=(x_min, y_min, x_max, y_max))
+    widths = [ax.collections[0].get_linewidth()[0] for ax in (far, near)]
+    assert widths == [0.5, 1.5]
+
+
 def test_classes_have_a_legend(scene):
     ax = fp.plot(layer_of(kind=["house"] * 10 + ["shop"] * 2), scene(), column="kind")
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["house", "shop"]
@@ -179,7 +199,8 @@ def found():
 def test_instances_have_masks_boxes_and_names():
     instances = found()
     ax = fp.plot_instances(CHIP, instances)
-    assert len(ax.patches) == 2 * len(instances)
+    # An outline, what is below it, and a box.
+    assert len(ax.patches) == 3 * len(instances)
     texts = {text.get_text() for text in ax.texts}
     assert texts == {f"building {score:.2f}" for score in instances.scores}
     # One class: each instance has a colour of its own.

@@ -19,7 +19,7 @@ from labelled_scenes import write_image
 from typer.testing import CliRunner
 
 import footprints as fp
-from footprints import pipeline, rows
+from footprints import finishing, rows
 from footprints.chip import Chip, Instances
 from footprints.cli import app
 from footprints.errors import OutputError, RunError
@@ -121,6 +121,78 @@ def test_a_kept_run_goes_on_too(scene, tmp_path):
         fp.predict(scene, detector=tired(5), **wanted)
     layer = fp.predict(scene, detector=tired(), resume=True, **wanted)
     assert fp.finish(tmp_path / "run", progress=False).equals(layer)
+
+
+def test_what_is_finished_is_left_as_it_is(scene, tmp_path, caplog):
+    output = tmp_path / "town.gpkg"
+    asked = {"output": output, "resume": True, **GRID}
+    layer = fp.predict(scene, detector=tired(), **asked)
+    content, nothing = output.read_bytes(), tired()
+    with caplog.at_level("INFO", "footprints.resuming"):
+        again = fp.predict(scene, detector=nothing, **asked)
+    assert nothing.shown == []
+    assert output.read_bytes() == content
+    assert again.equals(layer)
+    assert caplog.messages == [f"{output} is finished and left as it is; --overwrite makes it anew"]
+    assert len(fp.predict(scene, detector=nothing, overwrite=True, **asked)) == len(layer)
+    assert len(nothing.shown) == 17
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"min_area_m2": 9.0}, "made with min_area_m2 4.0 and now asked for with 9.0"),
+        ({"chip_size": 128}, "made with chip_size 96 and now asked for with 128"),
+        (
+            {"detector": tired(name="other")},
+            "made with model known-buildings and now .* other",
+        ),
+    ],
+)
+def test_what_was_finished_with_other_settings_is_not_taken_for_it(scene, tmp_path, change, words):
+    asked = {"output": tmp_path / "town.gpkg", "detector": tired(), **GRID}
+    fp.predict(scene, **asked)
+    with pytest.raises(OutputError, match=words):
+        fp.predict(scene, resume=True, **asked | change)
+    fp.predict(scene, resume=True, **asked)
+
+
+def test_what_was_made_of_other_scenes_is_not_taken_for_it(scene, tmp_path):
+    asked = {"output": tmp_path / "town.gpkg", "detector": tired(), "resume": True, **GRID}
+    fp.predict(scene, **asked)
+    with pytest.raises(OutputError, match="made of 1 scenes that are not the 2 given"):
+        fp.predict([scene, write_scene(tmp_path / "new.tif")], **asked)
+    plain = read_layer(asked["output"]).set_geometry("geometry")
+    plain.attrs = {}
+    plain.to_file(asked["output"])
+    with pytest.raises(OutputError, match="made of 0 scenes"):
+        fp.predict(scene, **asked)
+
+
+def test_a_run_that_was_killed_among_its_outputs_goes_on(scene, tmp_path, monkeypatch, caplog):
+    """Kept run and keypoints are there before the layer is."""
+    wanted = {"output": tmp_path / "town.gpkg", "keep": tmp_path / "run", **GRID}
+
+    def die(*_args, **_kwargs):
+        raise Cut
+
+    with monkeypatch.context() as dying:
+        dying.setattr(finishing, "write_layer", die)
+        with pytest.raises(Cut):
+            fp.predict(scene, detector=tired(), **wanted)
+    assert (tmp_path / "run").is_dir()
+    nothing = tired()
+    with caplog.at_level("INFO", "footprints.resuming"):
+        layer = fp.predict(scene, detector=nothing, resume=True, **wanted)
+    assert nothing.shown == []
+    assert caplog.messages == ["took over 4 of 4 rows of chips from an unfinished run"]
+    assert fp.finish(tmp_path / "run", progress=False).equals(layer)
+
+
+def test_what_is_taken_over_is_said(scene, cut_short, caplog):
+    with caplog.at_level("INFO", "footprints.resuming"):
+        fp.predict(scene, output=cut_short, detector=tired(), resume=True, **GRID)
+    assert caplog.messages == ["took over 2 of 4 rows of chips from an unfinished run"]
 
 
 def test_unfinished_work_is_not_thrown_away_unasked(scene, cut_short):
@@ -236,8 +308,8 @@ def die_at_step(wanted: int) -> None:
     rows.read_chip = dying(rows.read_chip)
     Journal.write = dying(Journal.write)
     streaming.merge = dying(streaming.merge)
-    pipeline.snap_vertices = dying(pipeline.snap_vertices)
-    pipeline.write_layer = dying(pipeline.write_layer)
+    finishing.snap_vertices = dying(finishing.snap_vertices)
+    finishing.write_layer = dying(finishing.write_layer)
 
 
 @pytest.fixture

@@ -1,7 +1,10 @@
 """Rows of chips: reading, looking and tracing side by side, and memory that runs out."""
 
 import json
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from threading import Barrier, BrokenBarrierError
 
 import numpy as np
 import pytest
@@ -94,3 +97,44 @@ def test_without_a_batch_size_two_chips_go_through_together(scene):
     detector = small()
     fp.predict(scene, detector=detector, **GRID)
     assert max(detector.sizes[0]) == 2
+
+
+@dataclass(frozen=True, eq=False)
+class SideBySide(Small):
+    """Sees three batches at the same time: each waits for two others before it looks."""
+
+    meeting: Barrier = field(default_factory=lambda: Barrier(3))
+
+    @property
+    def lanes(self):
+        return 3
+
+    def open_lanes(self, count):
+        return ThreadPoolExecutor(count)
+
+    def __call__(self, chips):
+        with suppress(BrokenBarrierError):
+            self.meeting.wait(timeout=2)
+        return super().__call__(chips)
+
+
+def side_by_side(**changes):
+    return SideBySide(on_ground(TOWN), flaws=[noisy, doubled], sizes=([],), **changes)
+
+
+def test_batches_side_by_side_make_the_same_layer(scene):
+    met = []
+    detector = side_by_side(meeting=Barrier(3, action=lambda: met.append(True)))
+    layer = fp.predict(scene, detector=detector, batch_size=1, **GRID)
+    assert layer.equals(fp.predict(scene, detector=small(), batch_size=1, **GRID))
+    # Of sixteen fine chips the last one waits in vain, and so does the coarse one.
+    assert len(met) == 5
+
+
+def test_memory_that_runs_out_in_several_lanes_halves_the_batch_once(scene):
+    detector = side_by_side(holds=2)
+    with pytest.warns(BatchSizeWarning) as said:
+        layer = fp.predict(scene, detector=detector, batch_size=4, **GRID)
+    assert len(said) == 1
+    assert max(detector.sizes[0]) == 2
+    assert layer.equals(fp.predict(scene, detector=small(), batch_size=4, **GRID))

@@ -121,6 +121,30 @@ def test_outlines_are_drawn_over_the_pixels_of_the_scene(open_page):
     assert is_grey(page, *on_screen(page, 150, 150))  # courtyard
 
 
+@pytest.mark.parametrize(
+    "side_px", [pytest.param(1, id="a dot"), pytest.param(8, id="a shape without outline")]
+)
+def test_what_is_small_on_the_screen_is_drawn_without_outline(open_page, side_px):
+    # About 2.3 pixels of the screen for each of the scene.
+    places = [box(x, 40, x + side_px / 2.3, 40 + side_px / 2.3) for x in (40, 150, 260)]
+    layer = layer_of().set_geometry(gpd.GeoSeries(on_ground(places), crs=UTM))
+    page = open_page(layer)
+    assert eventually(lambda: is_drawn(page))
+    shed, house, block = (
+        colour_at(page, *on_screen(page, *each.centroid.coords[0])) - GREY for each in places
+    )
+    assert shed.argmax() == 0
+    assert house[2] < min(house[0], house[1])
+    assert block.argmax() == 2
+    # As opaque as colours need, and no wall around it: an outline reaches 2 px out.
+    for each in places:
+        x, y = on_screen(page, *each.centroid.coords[0])
+        assert is_grey(page, x + side_px / 2 + 4, y)
+    page.focus("#least")
+    page.fill("#least", "0.6")
+    assert eventually(lambda: is_grey(page, *on_screen(page, *places[0].centroid.coords[0])))
+
+
 def test_the_slider_hides_what_is_less_sure(open_page):
     page = open_page()
     assert eventually(lambda: is_drawn(page))

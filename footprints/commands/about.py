@@ -58,7 +58,7 @@ def convert(
 ) -> None:
     """Turn weights of torchvision's Faster or Mask R-CNN (ResNet-50, FPN) into ours.
 
-    Example: footprints convert maskrcnn_resnet50_fpn_coco.pth -o coco.safetensors
+    Example: footprints convert maskrcnn_resnet50_fpn.pth -o coco.safetensors
     """
     configure(quiet=quiet, verbose=verbose)
     from footprints.model.convert import convert_weights

@@ -125,7 +125,8 @@ def configure(*, quiet: bool, verbose: bool) -> None:
         handler.addFilter(_without_secrets)
     logging.getLogger("footprints").setLevel(level)
     if not quiet:
-        logging.getLogger("footprints.cluster").setLevel(logging.INFO)
+        for news in ("cluster", "resuming", "batch"):
+            logging.getLogger(f"footprints.{news}").setLevel(logging.INFO)
     if not verbose:
         # By name, because dask sets its levels when it is imported.
         for handler in logging.getLogger().handlers:

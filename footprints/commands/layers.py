@@ -18,6 +18,7 @@ from footprints.commands.console import (
 from footprints.errors import LabelWarning, OutputError
 from footprints.options import (
     Bands,
+    ClassMap,
     Nodata,
     Output,
     Overwrite,
@@ -52,7 +53,7 @@ def regularize(
 ) -> None:
     """Give the buildings of a layer straight walls, shared where they touch.
 
-    Example: footprints regularize town.gpkg -o straight.gpkg --method right-angles --tolerance 1
+    Example: footprints regularize town.gpkg -o straight.gpkg --tolerance 1
     """
     configure(quiet=quiet, verbose=verbose)
     from footprints.vector.postgis import shown
@@ -62,7 +63,7 @@ def regularize(
     from footprints.vector.write import check_output, write_layer
 
     start = time.perf_counter()
-    check_options(method, tolerance, simplify)
+    check_options(method, tolerance, simplify, option="--method")
     check_output(output, overwrite=overwrite)
     before = read_layer(source, needs_crs=not pixels)
     if pixels:
@@ -171,10 +172,7 @@ def evaluate(
         str | None,
         typer.Option(help="Column of TRUTH with the class; matches have the right class then."),
     ] = None,
-    class_map: Annotated[
-        Path | None,
-        typer.Option(help="YAML file of that column's values and their classes, house: villa."),
-    ] = None,
+    class_map: ClassMap = None,
     full: Annotated[
         bool,
         typer.Option(
@@ -208,7 +206,7 @@ def evaluate(
 ) -> None:
     """Compare a layer with the truth, building by building.
 
-    Example: footprints evaluate town.gpkg data_samples/town_buildings.gpkg --json report.json
+    Example: footprints evaluate town.gpkg data_samples/town_buildings.gpkg --full
     """
     configure(quiet=quiet, verbose=verbose)
     from footprints.evaluation import evaluate as run

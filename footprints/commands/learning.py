@@ -15,11 +15,16 @@ from footprints.commands.console import (
 from footprints.errors import OutputError
 from footprints.options import (
     Bands,
+    ClassField,
+    ClassMap,
+    Device,
+    LabelledArea,
     Nodata,
     Overwrite,
     Quiet,
     Settings,
     Verbose,
+    Weights,
 )
 
 
@@ -46,16 +51,9 @@ def chip(
     overlap: Annotated[int, typer.Option(help="Pixels shared by neighbouring chips.")] = 0,
     bands: Bands = None,
     nodata: Nodata = None,
-    aoi: Annotated[
-        Path | None, typer.Option(help="Polygons inside which the labels are complete.")
-    ] = None,
-    class_field: Annotated[
-        str | None, typer.Option(help="Column of LABELS with the class.")
-    ] = None,
-    class_map: Annotated[
-        Path | None,
-        typer.Option(help="YAML file of that column's values and their classes, house: villa."),
-    ] = None,
+    aoi: LabelledArea = None,
+    class_field: ClassField = None,
+    class_map: ClassMap = None,
     validation_share: Annotated[
         float, typer.Option(help="Share of the buildings on ground that validates.")
     ] = 0.1,
@@ -67,7 +65,7 @@ def chip(
 
     Or, with --check, say what is wrong with the labels: off the image, invalid, doubled, shifted.
 
-    Example: footprints chip data_samples/town.tif data_samples/town_buildings.gpkg -o chips
+    Example: footprints chip town.tif town_buildings.gpkg -o chips
     """
     configure(quiet=quiet, verbose=verbose)
     from footprints.data.chips import TRAIN, write_chips
@@ -111,7 +109,7 @@ def show(
         typer.Option("-o", "--output", help="A PNG of all chips, or a folder for one of each."),
     ],
     count: Annotated[int, typer.Option(help="Training and validation chips, of each.")] = 8,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    device: Device = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -175,7 +173,7 @@ def train(
 ) -> None:
     """Train weights on scenes and digitised buildings.
 
-    Example: footprints train configs/sample-town.yaml -o first-run --set train.epochs=1
+    Example: footprints train configs/sample-town.yaml -o first-run
     """
     from footprints.config import load_config
     from footprints.training import is_first_process
@@ -198,27 +196,20 @@ def calibrate(
         Path, typer.Argument(help="Buildings: a polygon layer that the weights never saw.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Weights: .safetensors")],
-    weights: Annotated[Path | None, typer.Option(help="Weights; default: those that ship.")] = None,
+    weights: Weights = None,
     bands: Bands = None,
     nodata: Nodata = None,
-    aoi: Annotated[
-        Path | None, typer.Option(help="Polygons inside which the labels are complete.")
-    ] = None,
-    class_field: Annotated[
-        str | None, typer.Option(help="Column of LABELS with the class.")
-    ] = None,
-    class_map: Annotated[
-        Path | None,
-        typer.Option(help="YAML file of that column's values and their classes, house: villa."),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    aoi: LabelledArea = None,
+    class_field: ClassField = None,
+    class_map: ClassMap = None,
+    device: Device = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Fit the confidence of weights to a place, so that 0.8 means four right of five there.
 
-    Example: footprints calibrate town.tif town_buildings.gpkg -o town.safetensors
+    Example: footprints calibrate town.tif labels.gpkg -o here.safetensors
     """
     configure(quiet=quiet, verbose=verbose)
     from footprints.recalibration import calibrate as run
@@ -240,8 +231,13 @@ def calibrate(
     if not quiet:
         after = "" if done.calibrated_error is None else f", {done.calibrated_error:.3f} after"
         print(
-            f"{done.matches:,} of {done.detections:,} detections match; calibration error "
-            f"{done.score_error:.3f} before{after}, {output}"
+            f"{done.detections:,} detections of any confidence in {done.chips:,} chips, "
+            f"{done.matches:,} of them right; what two chips show counts in both, and labels "
+            "beside the imagery do not"
+        )
+        print(
+            f"calibration error {done.score_error:.3f} before{after}, "
+            f"{', '.join(map(str, done.files))}"
         )
 
 

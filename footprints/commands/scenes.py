@@ -23,6 +23,7 @@ from footprints.errors import OutputError
 from footprints.options import (
     Bands,
     Confidence,
+    Device,
     Keypoints,
     MinArea,
     Nodata,
@@ -36,6 +37,7 @@ from footprints.options import (
     Simplify,
     Tolerance,
     Verbose,
+    Weights,
 )
 
 if TYPE_CHECKING:
@@ -51,11 +53,19 @@ def predict(
         ),
     ],
     output: Output,
-    weights: Annotated[Path | None, typer.Option(help="Weights; default: those that ship.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    weights: Weights = None,
+    device: Device = None,
     precision: Annotated[
         str | None,
         typer.Option(help="float32 or bfloat16; default: the quicker one on this device."),
+    ] = None,
+    compiles: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Compile the network first, if a compiler is found; default: for runs long enough "
+            "to pay for it.",
+        ),
     ] = None,
     tta: Annotated[
         str | None,
@@ -180,7 +190,7 @@ def predict(
 
     With a folder as output, or {scene} in its name, every scene has a layer of its own.
 
-    Example: footprints predict data_samples/town.tif -o town.gpkg --keep town-run
+    Example: footprints predict data_samples/town.tif -o town.gpkg --keep kept
     """
     configure(quiet=quiet, verbose=verbose)
     from footprints.batch import is_pattern, predict_each
@@ -189,22 +199,23 @@ def predict(
     from footprints.pictures import check_picture, save_overlay
     from footprints.pipeline import predict as run
     from footprints.raster.listing import list_rasters
-    from footprints.stages import measure_stages
+    from footprints.stages import measure_stages, stage
 
     read_bands = parse_numbers(bands)
     if overlay is not None:
         check_picture(overlay, overwrite=overwrite)
-    start = time.perf_counter()
-    detector = load_detector(weights, device=device, precision=precision)
     outcomes: list[SceneOutcome] = []
     each = is_pattern(output := _one_per_scene(output))
     if each and overlay is not None:
         raise OutputError("--overlay draws one picture; leave it out where every scene has a layer")
+    start = time.perf_counter()
     with (
         resumable(),
         heeding_sigterm(),
         measure_stages() if profile else nullcontext() as stages,
     ):
+        with stage("loading weights"):
+            detector = load_detector(weights, device=device, precision=precision, compiles=compiles)
         layer = (predict_each if each else run)(
             scenes,
             output=output,
@@ -239,24 +250,27 @@ def predict(
             workers=workers,
             progress=not quiet,
         )
+        if overlay is not None:
+            with stage("overlay"):
+                save_overlay(
+                    layer,
+                    list_rasters(scenes, asset=asset, allow_outside=allow_outside)[0],
+                    overlay,
+                    bands=read_bands,
+                    nodata=nodata,
+                    crs=crs,
+                    pixels=pixels,
+                    names=len(detector.classes) > 1,
+                )
         if stages is not None:
             print(stages.table(), file=sys.stderr)
-    if overlay is not None:
-        save_overlay(
-            layer,
-            list_rasters(scenes, asset=asset, allow_outside=allow_outside)[0],
-            overlay,
-            bands=read_bands,
-            nodata=nodata,
-            crs=crs,
-            pixels=pixels,
-            names=len(detector.classes) > 1,
-        )
     if not quiet:
         things = "buildings" if detector.input_spec.short_side is None else "objects"
-        if each or len(outcomes) > 1:
+        if len(outcomes) > (not each):
             print(outcome_table(outcomes, things))
-        if not each:
+        if each:
+            print(_sum_of_layers(outcomes, output, start, things, "px2" if pixels else "m2"))
+        else:
             print_sum(layer, output, start, things)
     _raise_for_failures(outcomes, keep or output)
 
@@ -269,6 +283,20 @@ def _one_per_scene(output: str) -> str:
     return str(Path(output, f"{PLACEHOLDER}.gpkg")) if is_folder else output
 
 
+def _sum_of_layers(
+    outcomes: Sequence[SceneOutcome], output: str, start: float, things: str, unit: str
+) -> str:
+    """One line on all layers that were made, in how long, and where they are."""
+    from footprints.failures import DONE, IN_PART
+
+    made = [outcome for outcome in outcomes if outcome.state in (DONE, IN_PART)]
+    found = sum(outcome.buildings for outcome in made)
+    area = sum(outcome.area_m2 for outcome in made)
+    layers = f"{len(made):,} {'layer' if len(made) == 1 else 'layers'}"
+    seconds = time.perf_counter() - start
+    return f"{found:,} {things}, {area:,.0f} {unit}, in {layers}, {seconds:.1f} s, {output}"
+
+
 def _raise_for_failures(outcomes: Sequence[SceneOutcome], output: Path | str) -> None:
     """Say, with the exit status too, that something is missing in what was written."""
     from footprints.failures import ENDING, FAILED, IN_PART
@@ -277,7 +305,8 @@ def _raise_for_failures(outcomes: Sequence[SceneOutcome], output: Path | str) ->
     missing = sum(outcome.state in (FAILED, IN_PART) for outcome in outcomes)
     if not missing:
         return
-    what = f"{missing} of {len(outcomes)} scenes failed in whole or in part"
+    scenes = f"{missing} of {len(outcomes)} scenes" if len(outcomes) > 1 else "the scene"
+    what = f"{scenes} failed in whole or in part"
     if not is_database(output):
         what += f", listed in {output}{ENDING}; go on with --retry-failed"
     print(f"footprints: {what}", file=sys.stderr)
@@ -301,7 +330,7 @@ def finish(
 ) -> None:
     """Make a layer from a kept run, with other thresholds or in another format, in seconds.
 
-    Example: footprints finish town-run -o sure.gpkg --confidence 0.7 --min-area 10
+    Example: footprints finish kept -o sure.gpkg --confidence 0.7 --min-area 10
     """
     configure(quiet=quiet, verbose=verbose)
     from footprints.finishing import finish as remake

@@ -128,7 +128,7 @@ def write_chips(
     folder = Path(output)
     _check_folder(folder, overwrite=overwrite)
     if class_map is not None and class_column is None:
-        raise ConfigError("a class map needs the class field whose values it maps")
+        raise ConfigError("--class-map needs the column whose values it maps: --class-field")
     known = load_class_map({} if class_map is None else class_map)
     scene = TrainingScene(
         images=images,

@@ -35,6 +35,7 @@ from footprints.data.targets import Cut, tile_window
 from footprints.errors import LabelWarning
 from footprints.raster.listing import list_rasters
 from footprints.raster.source import open_scene
+from footprints.tables import table
 from footprints.vector.affine import apply_affine
 from footprints.vector.read import clean_polygons, read_features, read_layer
 
@@ -119,6 +120,18 @@ class LabelReport:
                 *self._say_gaps(),
             ]
         )
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("labels", f"{self.labels:,}"),
+            ("on no image", f"{self.off_image:,}"),
+            ("invalid", f"{self.invalid:,}"),
+            ("without geometry", f"{self.without_geometry:,}"),
+            ("repeat another", f"{self.doubled:,}"),
+            tuple(self._say_shift().split(": ", 1)),
+            *(("without labels", line.strip()) for line in self._say_gaps()),
+        ]
+        return table(rows, text=True)
 
     def _say_shift(self) -> str:
         if self.shift is None:

@@ -6,7 +6,7 @@ Source: arXiv 1703.06870, with the mask head of arXiv 1912.08193.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,6 +22,17 @@ from footprints.model.pointrend import PointRendHead
 from footprints.model.roi import RoIFeatures
 from footprints.model.rpn import RPN
 from footprints.model.targets import Target
+
+
+class Dense(NamedTuple):
+    """What is calculated everywhere in a batch of images, level by level of the pyramid."""
+
+    pyramid: list[Tensor]
+    """(N, C, H, W) features."""
+    scores: list[Tensor]
+    """Objectness of anchors, as `RPN` gives it."""
+    offsets: list[Tensor]
+    """From anchors to boxes, likewise."""
 
 
 class Prediction(NamedTuple):
@@ -69,8 +80,7 @@ class MaskRCNN(nn.Module):
             targets: Ground truth of each image.
         """
         size = (images.shape[2], images.shape[3])
-        pyramid = self.backbone(images)
-        scores, offsets = self.rpn(pyramid)
+        pyramid, scores, offsets = self.dense(images)
         anchors = self.rpn.anchors(pyramid)
         losses = self.rpn.losses(scores, offsets, anchors, targets)
         proposals = self.rpn.proposals(scores, offsets, anchors, size)
@@ -124,12 +134,21 @@ class MaskRCNN(nn.Module):
         keypoints = torch.cat([t.keypoints for t in targets])[_matched(samples, positive, targets)]
         return head.losses(features, boxes, image_index, keypoints)
 
-    @torch.no_grad()
-    def predict(self, images: Tensor) -> Prediction:
-        """Detections and box-local mask logits of images (N, bands, H, W)."""
-        size = (images.shape[2], images.shape[3])
+    def dense(self, images: Tensor) -> Dense:
+        """What is calculated everywhere in images (N, bands, H, W), all of a shape known before."""
         pyramid = self.backbone(images)
-        scores, offsets = self.rpn(pyramid)
+        return Dense(pyramid, *self.rpn(pyramid))
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, dense: Callable[[Tensor], Dense] | None = None) -> Prediction:
+        """Detections and box-local mask logits.
+
+        Args:
+            images: (N, bands, H, W), sides multiples of 32.
+            dense: Does what `dense` does, such as that, compiled.
+        """
+        size = (images.shape[2], images.shape[3])
+        pyramid, scores, offsets = (dense or self.dense)(images)
         proposals = self.rpn.proposals(scores, offsets, self.rpn.anchors(pyramid), size)
         features = self.backbone.box_features(pyramid)
         logits, shifts = self.box_head(features, proposals)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from footprints.addresses import is_address
@@ -38,6 +38,11 @@ def list_rasters(
             read or names what it may not.
     """
     if not isinstance(named, str | Path):
+        if not isinstance(named, Iterable):
+            raise RasterError(
+                f"a scene is named by a text or a path, got {named!r}: name files, folders, "
+                "patterns or addresses"
+            )
         return [
             raster
             for entry in named

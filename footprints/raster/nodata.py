@@ -182,7 +182,13 @@ def may_be_collar(pixels: NDArray[Any]) -> NDArray[np.bool_]:
 
 def _is_grey(pixels: NDArray[Any], low: int, high: int) -> NDArray[np.bool_]:
     """Where all bands of (B, h, w) are within grey levels, (h, w)."""
-    return np.asarray(((pixels >= low) & (pixels <= high)).all(axis=0))
+    grey = np.ones(pixels.shape[1:], dtype=np.bool_)
+    for band in pixels:
+        # Mostly no pixel is grey in the first band, and the others need no look.
+        if not grey.any():
+            break
+        grey &= (band >= low) & (band <= high)
+    return grey
 
 
 def _white(dtype: DTypeLike) -> int | None:

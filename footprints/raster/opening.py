@@ -12,14 +12,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
+import pyogrio
 import rasterio
+from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio import DatasetReader
 from rasterio.env import ensure_env_with_credentials
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from footprints.addresses import is_address
 from footprints.errors import RasterError
-from footprints.raster.trust import HINT, check_names, harmless_drivers
+from footprints.raster.trust import HINT, check_names, harmless_drivers, may_name_rasters
 
 CACHE_BYTES = 256 << 20
 """Of GDAL's cache of blocks, which would take 5% of the machine's memory, in every process."""
@@ -48,6 +50,9 @@ _PAUSES_S = (0.5, 2.0, 8.0)
 
 _NO_FORMAT = "not recognized as being in a supported"
 """GDAL's words where none of the drivers asked knows a file."""
+
+_PYARROW_SUFFIXES = (".parquet", ".geoparquet")
+"""Of vector files that GDAL may have no driver for."""
 
 _Result = TypeVar("_Result")
 
@@ -107,10 +112,26 @@ def open_dataset(address: str, *, trusted: bool = True, **options: int) -> Datas
     except RasterioIOError as err:
         if not is_address(address) and not Path(address).exists():
             raise RasterError(f"{address} does not exist") from err
-        reason = " ".join(str(err).split())
-        if drivers is not None and _NO_FORMAT in reason:
+        if _holds_vectors(address):
+            raise RasterError(
+                f"{address} is a vector file, and a scene must be a raster; vector files go where "
+                "a command takes labels, a layer or an area of interest (--aoi)"
+            ) from err
+        # The name stands before it already.
+        reason = " ".join(str(err).split()).removeprefix(f"'{address}' ").rstrip(".")
+        if drivers is not None and _NO_FORMAT in reason and may_name_rasters(address):
             reason += f"; virtual rasters far away and services are not looked at; {HINT}"
         raise RasterError(f"cannot open {address} as a raster: {reason}") from err
+
+
+def _holds_vectors(address: str) -> bool:
+    """Whether a file of this machine holds layers with geometries."""
+    if Path(address).suffix.lower() in _PYARROW_SUFFIXES:
+        return True
+    try:
+        return any(kind is not None for _, kind in pyogrio.list_layers(address))
+    except (DataSourceError, DataLayerError):
+        return False
 
 
 @ensure_env_with_credentials  # type: ignore[untyped-decorator]

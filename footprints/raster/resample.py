@@ -87,7 +87,7 @@ def resample(
     for strip in rows.split(-(-pixels.size // _STRIP_VALUES)):
         own = slice(strip.span.start - rows.span.start, strip.span.stop - rows.span.start)
         here = slice(done, done + len(strip.index))
-        values = _filter(_filter(pixels[:, own], strip, dtype).swapaxes(1, 2), columns, dtype)
+        values = _filter(_filter(pixels[:, own], strip, 1, dtype), columns, 2, dtype)
         share = _share(valid[own], strip, columns, dtype)
         has_data = share >= 0.5
         if has_data.all():
@@ -97,8 +97,8 @@ def resample(
             values *= has_data
         if np.issubdtype(pixels.dtype, np.integer):
             np.rint(values, out=values)
-        resampled[:, here] = values.astype(pixels.dtype).swapaxes(1, 2)
-        filled[here] = has_data[0].T
+        resampled[:, here] = values
+        filled[here] = has_data
         done = here.stop
     return resampled, filled
 
@@ -106,28 +106,28 @@ def resample(
 def _share(
     valid: NDArray[np.bool_], rows: Taps, columns: Taps, dtype: np.dtype[Any]
 ) -> NDArray[Any]:
-    """(1, w, h), columns first, how much of the weight is data."""
+    """(h, w) how much of the weight is data."""
     if not valid.all():
-        return _filter(_filter(valid[None], rows, dtype).swapaxes(1, 2), columns, dtype)
+        return _filter(_filter(valid, rows, 0, dtype), columns, 1, dtype)
     # Not quite one, and to the last bit what it is beside pixels without data; but it repeats.
-    down = _filter(np.ones((1, len(valid), 1), dtype), rows, dtype).ravel()
+    down = _filter(np.ones((len(valid), 1), dtype), rows, 0, dtype).ravel()
     distinct, which = np.unique(down, return_inverse=True)
-    every = np.broadcast_to(distinct, (1, valid.shape[1], len(distinct)))
-    return np.take(_filter(every, columns, dtype), which, axis=2)
+    every = np.broadcast_to(distinct[:, None], (len(distinct), valid.shape[1]))
+    return np.take(_filter(every, columns, 1, dtype), which, axis=0)
 
 
-def _filter(planes: NDArray[Any], taps: Taps, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Apply ``taps`` along the middle axis of (B, H, W); ``dtype`` is what is calculated in."""
-    planes = np.ascontiguousarray(planes)
+def _filter(planes: NDArray[Any], taps: Taps, axis: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Apply ``taps`` along an axis of ``planes``; ``dtype`` is what is calculated in."""
+    planes = planes.astype(dtype, copy=False)
     index = taps.index - taps.span.start
-    weight = taps.weight.astype(dtype)[..., None]
-    shape = planes.shape[0], len(index), planes.shape[2]
-    picked, product = np.empty(shape, planes.dtype), np.empty(shape, dtype)
-    total = np.zeros(shape, dtype)
+    weight = taps.weight.astype(dtype).reshape(-1, index.shape[1], *[1] * (planes.ndim - 1 - axis))
+    total: NDArray[Any] = np.take(planes, index[:, 0], axis=axis, mode="clip")
+    total *= weight[:, 0]
+    picked = np.empty_like(total)
     # One tap after the other, not a matrix product: BLAS may add in another order for another
     # window, and a grey level would flip.
-    for tap in range(index.shape[1]):
-        np.take(planes, index[:, tap], axis=1, out=picked, mode="clip")
-        np.multiply(picked, weight[:, tap], out=product)
-        total += product
+    for tap in range(1, index.shape[1]):
+        np.take(planes, index[:, tap], axis=axis, out=picked, mode="clip")
+        picked *= weight[:, tap]
+        total += picked
     return total

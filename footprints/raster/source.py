@@ -300,7 +300,7 @@ class Scene:
         ]
         with gdal_options(self.path), _reading(self.name, box, self.width / level.width):
             stored, data = patiently(self.path, lambda: self._read_inside(level, box))
-        pixels[:, *inside] = np.where(data, stored, 0)
+        pixels[:, *inside] = stored if data.all() else np.where(data, stored, 0)
         valid[inside] = data
         return pixels, valid
 

@@ -94,6 +94,11 @@ def harmless_drivers(path: str) -> list[str]:
     return [*_harmless(), "VRT"] if virtual else [*_harmless()]
 
 
+def may_name_rasters(path: str) -> bool:
+    """Whether a file or address could be of a kind that names rasters elsewhere."""
+    return is_address(path) or not Path(path).is_file() or _is_text(Path(path))
+
+
 @functools.cache
 def _harmless() -> tuple[str, ...]:
     with rasterio.Env() as env:

@@ -87,7 +87,7 @@ class _Edges:
     def in_order(self) -> _Edges:
         """The edges of each polygon in order of their left ends."""
         order = np.lexsort((self.columns[0], self.owner))
-        return _Edges(self.columns[:, order], self.first)
+        return _Edges(self.columns.take(order, axis=1), self.first)
 
 
 def _edges(polygons: Polygons, low: Floats, high: Floats, swap: Mask) -> _Edges:
@@ -98,7 +98,7 @@ def _edges(polygons: Polygons, low: Floats, high: Floats, swap: Mask) -> _Edges:
     points, first, first_ring = flatten(polygons)
     sizes = np.diff(first[first_ring])
     owner = np.repeat(np.arange(len(polygons)), sizes)
-    x, y = (points - np.repeat(low, sizes, axis=0)).T.copy()
+    x, y = (points - low.take(owner, axis=0)).T.copy()
     if swap.any():
         swapped = np.repeat(swap, sizes)
         x, y = np.where(swapped, y, x), np.where(swapped, x, y)
@@ -114,22 +114,23 @@ def _edges(polygons: Polygons, low: Floats, high: Floats, swap: Mask) -> _Edges:
     sign = np.repeat(np.where(turns_right == is_shell, 1.0, -1.0), np.diff(first))
     left, right = np.minimum(x[1:], x[:-1]), np.maximum(x[1:], x[:-1])
     width = np.take_along_axis(high - low, swap[:, None].astype(np.intp), axis=1)[:, 0]
-    inside = (left < right) & (right > 0) & (left < width[owner[1:]])
+    inside = (left < right) & (right > 0) & (left < width.take(owner[1:]))
     inside[between] = False
     kept = np.flatnonzero(inside)
     after = kept + 1
-    run = x[after] - x[kept]
+    run = x.take(after) - x.take(kept)
     forward = run > 0
+    y_here, y_after, turn = y.take(kept), y.take(after), sign.take(kept)
     columns = np.stack(
         [
-            left[kept],
-            right[kept],
-            np.where(forward, y[kept], y[after]),
-            (y[after] - y[kept]) / run,
-            np.where(forward, sign[kept], -sign[kept]),
+            left.take(kept),
+            right.take(kept),
+            np.where(forward, y_here, y_after),
+            (y_after - y_here) / run,
+            np.where(forward, turn, -turn),
         ]
     )
-    return _Edges(columns, np.searchsorted(owner[kept], np.arange(len(polygons) + 1)))
+    return _Edges(columns, np.searchsorted(owner.take(kept), np.arange(len(polygons) + 1)))
 
 
 def _common(a: _Edges, b: _Edges) -> Floats:
@@ -138,24 +139,25 @@ def _common(a: _Edges, b: _Edges) -> Floats:
     low, others = _edges_in_reach(a, b)
     row = np.repeat(np.arange(len(owner)), others)
     j = np.arange(len(row)) + np.repeat(low - (np.cumsum(others) - others), others)
-    start_a, start_b = a.columns[0][row], b.columns[0][j]
+    start_a, start_b = a.columns[0].take(row), b.columns[0].take(j)
     left = np.maximum(start_a, start_b)
-    width = np.minimum(a.columns[1][row], b.columns[1][j])
+    width = np.minimum(a.columns[1].take(row), b.columns[1].take(j))
     width -= left
     meet = np.flatnonzero(width > 0)
-    row, j, left, width = row[meet], j[meet], left[meet], width[meet]
-    slope_a, slope_b = a.columns[3][row], b.columns[3][j]
-    apart_left = a.columns[2][row] + slope_a * (left - start_a[meet])
-    apart_left -= b.columns[2][j] + slope_b * (left - start_b[meet])
+    row, j, left, width = (each.take(meet) for each in (row, j, left, width))
+    slope_a, slope_b = a.columns[3].take(row), b.columns[3].take(j)
+    apart_left = a.columns[2].take(row) + slope_a * (left - start_a.take(meet))
+    apart_left -= b.columns[2].take(j) + slope_b * (left - start_b.take(meet))
     apart_right = apart_left + (slope_a - slope_b) * width
     crosses = apart_left * apart_right < 0
     np.abs(apart_left, out=apart_left)
     np.abs(apart_right, out=apart_right)
     between = apart_left + apart_right
     cut = np.flatnonzero(crosses)
-    between[cut] = (apart_left[cut] ** 2 + apart_right[cut] ** 2) / between[cut]
+    at_left, at_right = apart_left.take(cut), apart_right.take(cut)
+    between[cut] = (at_left**2 + at_right**2) / between.take(cut)
     between *= width
-    between *= b.columns[4][j]
+    between *= b.columns[4].take(j)
     per_edge = np.bincount(row, between, len(owner)) * a.columns[4]
     return np.asarray(np.bincount(owner, per_edge, len(a.first) - 1) / -4, dtype=np.float64)
 

@@ -13,6 +13,7 @@ so wide that the coarse pass, whose half chip is four times as long, settles it.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,6 +38,8 @@ NUDGE_M = np.array([7.234e-5, 3.561e-5])
 """What centroids are moved by; in pixels where there is no CRS."""
 BEYOND = 0.5
 """Chips are looked at up to this many chip sides beyond the area."""
+UNNAMED = "the area of interest"
+"""What messages call an area that is no file."""
 CHORDS = 64
 """Straight edges bend in another CRS: a side of the scene's ground has this many corners there."""
 
@@ -49,6 +52,8 @@ class Area:
     """Polygon or MultiPolygon."""
     crs: CRS | None
     """None in plain pixel coordinates."""
+    name: str = UNNAMED
+    """What messages call it."""
 
     @property
     def digest(self) -> str:
@@ -68,9 +73,12 @@ class Area:
         Raises:
             LayerError: One of area and scene has a CRS and the other has none.
         """
-        scene = shapely.box(0, 0, chips.width, chips.height)
-        ground = self._near(apply_affine(np.array([scene]), transform)[0], crs)
+        ground = self._near(_extent(chips, transform), crs)
         return apply_affine(np.array([ground]), ~transform)[0]
+
+    def bounds_of(self, chips: ChipGrid, transform: Affine, crs: CRS | None) -> NDArray[np.float64]:
+        """(4,) bounds of a scene in the CRS of the area; arguments as `on_grid`."""
+        return self._bounds(_extent(chips, transform), crs)
 
     def clip(self, record: SceneRecord) -> SceneRecord:
         """The record of a scene of which nothing counts but the area."""
@@ -106,9 +114,7 @@ class Area:
             )
         if crs is None or self.crs is None:
             return self.ground
-        size = np.ptp(np.array(place.bounds).reshape(2, 2), axis=0).max()
-        outline = GeoDataFrame(geometry=[shapely.segmentize(place, size / CHORDS)], crs=crs)
-        bounds = np.array(reproject(outline, self.crs).total_bounds)
+        bounds = self._bounds(place, crs)
         reach = np.ptp(bounds.reshape(2, 2), axis=0).max()
         window = shapely.box(*(bounds + reach * np.array([-1, -1, 1, 1])))
         some = shapely.segmentize(shapely.intersection(self.ground, window), reach / CHORDS)
@@ -117,14 +123,33 @@ class Area:
             return shapely.MultiPolygon()
         return shapely.union_all(reproject(parts, crs).geometry.to_numpy())
 
+    def _bounds(self, place: shapely.Geometry, crs: CRS | None) -> NDArray[np.float64]:
+        """(4,) bounds of a place in the CRS of the area."""
+        if crs is None or self.crs is None:
+            return np.array(place.bounds)
+        size = np.ptp(np.array(place.bounds).reshape(2, 2), axis=0).max()
+        outline = GeoDataFrame(geometry=[shapely.segmentize(place, size / CHORDS)], crs=crs)
+        return np.array(reproject(outline, self.crs).total_bounds)
+
 
 _POLYGON = shapely.GeometryType.POLYGON
 
 
 def _polygons(geometry: shapely.Geometry) -> NDArray[np.object_]:
     parts = shapely.get_parts(shapely.get_parts(geometry))
-    polygons: NDArray[np.object_] = parts[shapely.get_type_id(parts) == _POLYGON]
+    is_polygon = (shapely.get_type_id(parts) == _POLYGON) & ~shapely.is_empty(parts)
+    polygons: NDArray[np.object_] = parts[is_polygon]
     return polygons
+
+
+def _extent(chips: ChipGrid, transform: Affine) -> shapely.Geometry:
+    """All of a scene, in its CRS."""
+    return apply_affine(np.array([shapely.box(0, 0, chips.width, chips.height)]), transform)[0]
+
+
+def show_bounds(bounds: Iterable[float]) -> str:
+    """Bounds for a message: (x_min, y_min, x_max, y_max)."""
+    return "({})".format(", ".join(f"{value:.10g}" for value in bounds))
 
 
 def read_area(area: str | Path | GeoDataFrame) -> Area:
@@ -137,11 +162,12 @@ def read_area(area: str | Path | GeoDataFrame) -> Area:
         LayerError: It is missing or unreadable, or holds no polygon.
     """
     if isinstance(area, GeoDataFrame):
-        layer = clean_polygons(area, name="area of interest", allow_empty=False)
+        layer = clean_polygons(area, name=UNNAMED, allow_empty=False)
     else:
         layer = read_layer(area, needs_crs=False, allow_empty=False)
     crs = None if layer.crs is None else CRS.from_user_input(layer.crs)
-    return Area(gpd.GeoSeries(layer.geometry).union_all(), crs)
+    name = UNNAMED if isinstance(area, GeoDataFrame) else str(area)
+    return Area(gpd.GeoSeries(layer.geometry).union_all(), crs, name)
 
 
 def cut_layer(layer: GeoDataFrame, area: Area) -> GeoDataFrame:

@@ -172,13 +172,13 @@ def _directed_costs(
     at = first[:-1] + batch.column
     cos, sin = np.cos(angles).T, np.sin(angles).T
     top, bottom = _extremes(rings, batch, cos, sin, first, at)
-    cos, sin = cos[:, owner], sin[:, owner]
+    cos, sin = cos.take(owner, axis=1), sin.take(owner, axis=1)
     moments = rings.moments[breaks].T
     points = rings.points[rings.breakpoints[breaks]].T
-    length = batch.differences(moments[0][at])
-    total = batch.differences((cos * moments[2] - sin * moments[1])[:, at])
+    length = batch.differences(moments[0].take(at))
+    total = batch.differences((cos * moments[2] - sin * moments[1]).take(at, axis=1))
     square = sin * sin * moments[3] - 2 * sin * cos * moments[4] + cos * cos * moments[5]
-    cost = batch.differences(square[:, at])
+    cost = batch.differences(square.take(at, axis=1))
     mean = total / np.maximum(length, 1e-9)
     total *= mean
     cost -= total
@@ -191,7 +191,7 @@ def _directed_costs(
     excess *= TOO_FAR * price / farthest
     cost += excess
     cost += np.multiply(beyond, TOO_FAR * price, out=excess)
-    reach = batch.differences((cos * points[0] + sin * points[1])[:, at])
+    reach = batch.differences((cos * points[0] + sin * points[1]).take(at, axis=1))
     cost[np.abs(reach, out=reach) < shortest] = FORBIDDEN
     return np.asarray(cost)
 
@@ -203,11 +203,13 @@ def _extremes(
     vertices, first = take_ragged(rings.first, batch.rings)
     ring = np.repeat(np.arange(len(batch.rings)), np.diff(first))
     x, y = rings.points[vertices].T
-    distance = cos[:, ring] * y - sin[:, ring] * x
+    distance = cos.take(ring, axis=1)
+    distance *= y
+    distance -= sin.take(ring, axis=1) * x
     breaks, _ = take_ragged(rings.first_break, batch.rings)
     owner = np.repeat(np.arange(len(batch.rings)), np.diff(first_break))
     begins = rings.breakpoints[breaks] - rings.first[batch.rings][owner] + first[:-1][owner]
-    ends = distance[:, begins[1:]]
+    ends = distance.take(begins[1:], axis=1)
     return (
         _accumulate(np.maximum, np.maximum.reduceat(distance, begins, axis=1), ends, batch, at),
         _accumulate(np.minimum, np.minimum.reduceat(distance, begins, axis=1), ends, batch, at),
@@ -218,7 +220,7 @@ def _accumulate(
     extreme: np.ufunc, between: Floats, ends: Floats, batch: _Batch, at: Indices
 ) -> Floats:
     """(K, P, B) extremes of runs from those of (K, m) stretches between breakpoints."""
-    step = extreme(between[:, :-1], ends)[:, np.minimum(at, ends.shape[1] - 1)]
+    step = extreme(between[:, :-1], ends).take(np.minimum(at, ends.shape[1] - 1), axis=1)
     result = np.empty((len(step), len(batch.end), at.shape[1]))
     for j in range(1, len(at)):
         runs = result[:, batch.runs_to(j)]
@@ -275,8 +277,9 @@ def _trace_back(
         before = places[: j.max()]
         # Where the run starts is looked up along the way back only, not for every state.
         run = np.minimum((j * (j - 1) // 2)[:, None] + before, len(batch.end) - 1)
-        total = other[last[:, None], kind[:, None], before, alive[:, None]]
-        total += costs[kind[:, None], run, alive[:, None]]
+        rank = (last * kinds + kind)[:, None] * len(places) + before
+        total = other.take(rank * len(rows) + alive[:, None])
+        total += costs.take((kind[:, None] * len(batch.end) + run) * len(rows) + alive[:, None])
         total[before >= j[:, None]] = np.inf
         i = total.argmin(axis=1)
         runs.append((batch.rings[alive], batch.first[alive] + i, batch.first[alive] + j, kind))

@@ -283,7 +283,7 @@ def _tidy(
     kept = np.flatnonzero(~(shapely.is_missing(polygons) | shapely.is_empty(polygons)))
     if len(kept) < len(polygons):
         warnings.warn(
-            f"{name}: {len(polygons) - len(kept)} footprints without area were left out",
+            f"{name}: {len(polygons) - len(kept)} polygons without area were left out",
             FootprintsWarning,
             stacklevel=3,
         )

@@ -88,16 +88,12 @@ class MetricFrame:
         """(n,) polygons in another frame; all are (b, ...) of blocks."""
         points, first, first_ring = flatten(polygons)
         block = np.repeat(self.block, np.diff(first[first_ring]))
-        x, y = (points - from_[block]).T
-        matrix = turn[block]
+        x, y = (points - from_.take(block, axis=0)).T
+        moved = to.take(block, axis=0)
         # Two products and a sum in a fixed order: equal points stay equal.
-        moved = np.column_stack(
-            [
-                x * matrix[:, 0, 0] + y * matrix[:, 1, 0],
-                x * matrix[:, 0, 1] + y * matrix[:, 1, 1],
-            ]
-        )
-        return build(moved + to[block], first, first_ring)
+        for axis in (0, 1):
+            moved[:, axis] += x * turn[:, 0, axis].take(block) + y * turn[:, 1, axis].take(block)
+        return build(moved, first, first_ring)
 
 
 def metres_per_unit(places: Floats, crs: CRS | None) -> Floats:

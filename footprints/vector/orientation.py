@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from footprints.vector.outlines import Polygons
+from footprints.vector.ragged import flatten
 from footprints.vector.walls import Rings, Walls, scatter
 
 Floats = NDArray[np.float64]
@@ -141,3 +143,31 @@ def refine_directions(rings: Rings, walls: Walls, angle: Floats, group: Indices)
         2 * np.bincount(number, mixed, size), np.bincount(number, along - across, size)
     )
     return np.asarray(angle + turn[group])
+
+
+def leaning(polygons: Polygons) -> tuple[Floats, Floats]:
+    """How far walls lean from right angles with their building's longest wall.
+
+    Args:
+        polygons: (n,) polygons.
+
+    Returns:
+        (n,) units of length between the ends of the wall that leans most, across the nearest right
+        angle; and (n,) across that or the nearest diagonal.
+    """
+    if not len(polygons):
+        return np.zeros(0), np.zeros(0)
+    points, first, first_ring = flatten(polygons)
+    begin = first[first_ring]
+    owner = np.repeat(np.arange(len(polygons)), np.diff(begin))
+    step = np.diff(points, axis=0, append=points[-1:])
+    # From the last vertex of a ring to the next ring there is no wall.
+    step[first[1:] - 1] = 0.0
+    length = np.hypot(step[:, 0], step[:, 1])
+    longest = np.lexsort((length, owner))[begin[1:] - 1]
+    x, y = (step[longest] / length[longest, None])[owner].T
+    along = np.abs(step[:, 0] * x + step[:, 1] * y)
+    across = np.abs(step[:, 1] * x - step[:, 0] * y)
+    square = np.minimum(along, across)
+    eighth = np.minimum(square, np.abs(along - across) / np.sqrt(2))
+    return np.maximum.reduceat(square, begin[:-1]), np.maximum.reduceat(eighth, begin[:-1])

@@ -78,6 +78,8 @@ def read_features(
     Raises:
         LayerError: The file is missing, unreadable or ambiguous, or lacks a CRS it needs.
     """
+    if not isinstance(path, str | Path):
+        raise LayerError(f"a layer is a file or a GeoDataFrame, got {path!r}")
     if not (Path(path).exists() or is_address(str(path))):
         raise LayerError(f"vector file not found: {path}")
     try:

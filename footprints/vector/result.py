@@ -10,6 +10,7 @@ import numpy as np
 from geopandas import GeoDataFrame
 
 from footprints.errors import ConfigError, LabelWarning
+from footprints.ranges import check_number
 from footprints.vector.layer import areas_m2
 from footprints.vector.outlines import Polygons
 
@@ -27,6 +28,7 @@ def check_metres(value: float, name: str) -> None:
     Raises:
         ConfigError: It is not.
     """
+    check_number(value, name)
     if not 0 < value < math.inf:
         raise ConfigError(f"{name} must be a positive number of metres, got {value}")
 

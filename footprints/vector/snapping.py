@@ -158,21 +158,28 @@ def _corners_on_walls(
     cuts = np.searchsorted(size, np.arange(_MAX_PAIRS, size[-1] if len(size) else 0, _MAX_PAIRS))
     for walls, near in zip(np.split(wall_of, cuts), np.split(neighbour, cuts), strict=True):
         polygon, corner = _expand(walls, near, first)
-        place = rounded[corner]
-        inside = np.all((place >= bounds[polygon, :2]) & (place <= bounds[polygon, 2:]), axis=1)
+        inside = _inside(rounded.take(corner, axis=0), bounds.take(polygon, axis=0))
         polygon, corner = polygon[inside], corner[inside]
         close = shapely.dwithin(boundaries[polygon], shapely.points(rounded[corner]), reach)
         polygon, corner = polygon[close], corner[close]
         pair, wall = _expand(np.arange(len(polygon)), polygon, first)
-        is_wall = starts_wall[wall]
-        wall, corner = wall[is_wall], corner[pair[is_wall]]
+        is_wall = np.flatnonzero(starts_wall.take(wall))
+        wall, corner = wall.take(is_wall), corner.take(pair.take(is_wall))
         # As they were before rounding, walls pass through the corners that lie on them.
-        bends, along = _passes(points[wall], points[wall + 1], rounded[corner], reach)
-        bends &= np.any(rounded[corner] != rounded[wall], axis=1)
-        bends &= np.any(rounded[corner] != rounded[wall + 1], axis=1)
-        found.append(np.column_stack([wall, along, rounded[corner]])[bends])
+        start, end, place = points[:-1], points[1:], rounded.take(corner, axis=0)
+        bends, along = _passes(start.take(wall, axis=0), end.take(wall, axis=0), place, reach)
+        wall, along, place = wall[bends], along[bends], place[bends]
+        ends = (place == rounded[wall]).all(axis=1) | (place == rounded[wall + 1]).all(axis=1)
+        found.append(np.column_stack([wall, along, place])[~ends])
     wall, along, x, y = np.unique(np.concatenate(found), axis=0).T
     return wall.astype(np.intp) + 1, np.column_stack([x, y])
+
+
+def _inside(places: NDArray[np.float64], bounds: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(n,) whether (n, 2) places lie in (n, 4) boxes."""
+    x, y = places.T
+    x_min, y_min, x_max, y_max = bounds.T
+    return np.asarray((x >= x_min) & (y >= y_min) & (x <= x_max) & (y <= y_max))
 
 
 def _expand(
@@ -182,7 +189,7 @@ def _expand(
     counts = np.diff(first)[right]
     pair = np.repeat(np.arange(len(left)), counts)
     turn = np.arange(len(pair)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return left[pair], first[right][pair] + turn
+    return left.take(pair), first.take(right).take(pair) + turn
 
 
 def _passes(
@@ -195,8 +202,11 @@ def _passes(
     run = end - start
     length = np.maximum(np.einsum("ij,ij->i", run, run), np.finfo(float).tiny)
     along = np.clip(np.einsum("ij,ij->i", place - start, run) / length, 0, 1)
-    apart = np.linalg.norm(start + along[:, None] * run - place, axis=1)
-    return apart <= reach, along
+    run *= along[:, None]
+    run += start
+    run -= place
+    x, y = np.square(run, out=run).T
+    return np.sqrt(x + y) <= reach, along
 
 
 def _without_repeats(
@@ -204,7 +214,8 @@ def _without_repeats(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Vertices less those that equal the one before them in their ring."""
     keep = np.ones(len(points), dtype=np.bool_)
-    keep[1:] = np.any(points[1:] != points[:-1], axis=1)
+    x, y = points.T
+    keep[1:] = (x[1:] != x[:-1]) | (y[1:] != y[:-1])
     keep[rings[:-1]] = True
     return points[keep], np.concatenate([[0], np.cumsum(keep)])[rings]
 
@@ -225,7 +236,8 @@ def _build(
     shells = np.concatenate([[0], np.cumsum(sound)])[shells]
     built = shapely.from_ragged_array(GeometryType.POLYGON, points, (rings, shells))
     broken = ~shapely.is_valid(built)
-    repaired = largest_parts(make_valid_polygons(built[broken]))
-    built[broken] = shapely.orient_polygons(repaired, exterior_cw=False)
+    built[broken] = largest_parts(make_valid_polygons(built[broken]))
+    # All of them: GEOS takes some rings with a spike for the other way round, and rounding ends it.
+    built = shapely.orient_polygons(built, exterior_cw=False)
     thin = ~(shapely.area(built) > shapely.area(polygons) / 2)
     return np.where(thin, polygons, built)

@@ -6,7 +6,7 @@ from geopandas import GeoDataFrame
 
 from footprints.errors import ConfigError
 from footprints.stages import staged
-from footprints.vector.regularize import DEFAULT_TOLERANCE_M, METHODS, check_method, regularize
+from footprints.vector.regularize import DEFAULT_TOLERANCE_M, METHODS, regularize
 from footprints.vector.result import check_metres
 from footprints.vector.simplify import simplify
 
@@ -14,24 +14,38 @@ LEFT_AS_TRACED = (None, "none")
 """Methods that do not regularise."""
 
 
-def check_options(method: str | None, tolerance_m: float | None, simplify_m: float | None) -> None:
+def check_options(
+    method: str | None,
+    tolerance_m: float | None,
+    simplify_m: float | None,
+    *,
+    option: str = "--regularize",
+) -> None:
     """Find out before the work starts whether `straighten` can do what is asked.
+
+    Args:
+        method: As for `straighten`.
+        tolerance_m: Likewise.
+        simplify_m: Likewise.
+        option: What the command calls the method.
 
     Raises:
         ConfigError: The method is unknown, a distance is not a positive number, or there is a
             tolerance without a method.
     """
     if method is not None:
-        check_method(method, (*METHODS, "none"))
+        known = (*METHODS, "none")
+        if method not in known:
+            raise ConfigError(f"{option} must be one of {', '.join(known)}, got {method!r}")
     if method in LEFT_AS_TRACED and tolerance_m is not None:
         raise ConfigError(
-            f"tolerance {tolerance_m} is of regularisation; name a method with --regularize, or "
+            f"--tolerance {tolerance_m} is of regularisation; name a method with {option}, or "
             "leave out --tolerance"
         )
     if tolerance_m is not None:
-        check_metres(tolerance_m, "tolerance")
+        check_metres(tolerance_m, "--tolerance")
     if simplify_m is not None:
-        check_metres(simplify_m, "simplify")
+        check_metres(simplify_m, "--simplify")
 
 
 @staged("straightening")

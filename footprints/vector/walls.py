@@ -85,20 +85,23 @@ def find_rings(
     ring = np.repeat(np.arange(len(counts)), counts)
     if origin is None:
         origin = points[first[:-1]]
-    local = points - origin[ring]
+    local = points - origin.take(ring, axis=0)
     middle = np.add.reduceat(local, first[:-1], axis=0) / counts[:, None]
-    away = np.hypot(*(local - middle[ring]).T)
-    farthest = np.flatnonzero(away == np.maximum.reduceat(away, first[:-1])[ring])
+    x, y = (local - middle.take(ring, axis=0)).T
+    away = np.hypot(x, y)
+    farthest = np.flatnonzero(away == np.maximum.reduceat(away, first[:-1]).take(ring))
     begin = farthest[np.searchsorted(farthest, first[:-1])] - first[:-1]
-    place = np.arange(len(points)) - first[ring]
-    local = local[first[ring] + (place + begin[ring]) % (counts - 1)[ring]]
+    number = np.arange(len(points))
+    turned = number + begin.take(ring)
+    turned -= np.where(turned >= (first[1:] - 1).take(ring), (counts - 1).take(ring), 0)
+    local = local.take(turned, axis=0)
 
-    numbered = np.column_stack([local, place])
+    numbered = np.column_stack([local, number])
     lines = shapely.linestrings(numbered, indices=ring)
     # Douglas-Peucker keeps vertices as they are, their number in the third coordinate included.
     kept = shapely.simplify(lines, tolerance, preserve_topology=False)
     vertices, owner = shapely.get_coordinates(kept, include_z=True, return_index=True)
-    breakpoints = vertices[:, 2].astype(np.intp) + first[owner]
+    breakpoints = vertices[:, 2].astype(np.intp)
     first_break = np.searchsorted(owner, np.arange(len(counts) + 1))
     return Rings(
         origin,
@@ -112,26 +115,23 @@ def find_rings(
 
 def _moments(points: Floats, ring: Indices, at: Indices) -> Floats:
     """(M, 7) integrals along the outline from the ring's start to vertices; see `Rings`."""
-    before = np.roll(points, 1, axis=0)
-    inside = np.diff(ring, prepend=-1) == 0
-    x0, y0 = before.T
-    x1, y1 = points.T
+    starts = np.flatnonzero(np.diff(ring, prepend=-1))
+    x1, y1 = np.ascontiguousarray(points.T)
+    x0, y0 = np.roll(x1, 1), np.roll(y1, 1)
     length = np.hypot(x1 - x0, y1 - y0)
-    pieces = np.stack(
-        [
-            length,
-            length * (x0 + x1) / 2,
-            length * (y0 + y1) / 2,
-            length * (x0 * x0 + x0 * x1 + x1 * x1) / 3,
-            length * (2 * x0 * y0 + x0 * y1 + x1 * y0 + 2 * x1 * y1) / 6,
-            length * (y0 * y0 + y0 * y1 + y1 * y1) / 3,
-            (x0 + x1) / 2 * (y1 - y0),
-        ]
-    )
-    pieces[:, ~inside] = 0.0
-    total = np.cumsum(pieces, axis=1)
-    starts = np.flatnonzero(~inside)
-    return np.asarray((total[:, at] - total[:, starts[ring[at]]]).T)
+    pieces = np.empty((7, len(points)))
+    pieces[0] = length
+    pieces[1] = length * (x0 + x1) / 2
+    pieces[2] = length * (y0 + y1) / 2
+    pieces[3] = length * (x0 * x0 + x0 * x1 + x1 * x1) / 3
+    pieces[4] = length * (2 * x0 * y0 + x0 * y1 + x1 * y0 + 2 * x1 * y1) / 6
+    pieces[5] = length * (y0 * y0 + y0 * y1 + y1 * y1) / 3
+    pieces[6] = (x0 + x1) / 2 * (y1 - y0)
+    pieces[:, starts] = 0.0
+    total = np.cumsum(pieces, axis=1, out=pieces)
+    moments = total.take(at, axis=1)
+    moments -= total.take(starts.take(ring.take(at)), axis=1)
+    return np.asarray(moments.T)
 
 
 def scatter(moments: Floats) -> tuple[Floats, Floats, Floats]:

@@ -36,7 +36,7 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from shapely import GeometryType
 
 from footprints.errors import OutputError
-from footprints.files import making_beside
+from footprints.files import check_name, making_beside
 from footprints.stages import staged
 from footprints.vector.postgis import check_table, is_database, write_table
 from footprints.vector.read import (
@@ -118,6 +118,7 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> None:
         OutputError: The ending is unknown, the folder is missing or not writable, or the file
             exists; or the database cannot be reached.
     """
+    check_name(path)
     if is_database(path):
         check_table(str(path), overwrite=overwrite)
         return

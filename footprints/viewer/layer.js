@@ -4,7 +4,7 @@
 const ARRAYS = {
   u8: Uint8Array, u16: Uint16Array, u32: Uint32Array, i32: Int32Array, f64: Float64Array,
 };
-const CHUNK = 512; // neighbouring footprints that are drawn, or left out, together
+const CHUNK = 64; // neighbouring footprints that are drawn, or left out, together
 
 function bytesOf(base64) {
   const text = atob(base64);
@@ -39,6 +39,8 @@ class Layer {
     this.makeChunks();
   }
 
+  // Of each vertex: x, y, confidence, and 1 where its ring ends. Of each footprint, as a dot: x, y,
+  // side of a square of its area, confidence.
   placeOutlines({ outlines, quantum }) {
     const origins = unpack(outlines.origins);
     const steps = unpack(outlines.vertices);
@@ -47,28 +49,45 @@ class Layer {
     this.rings = starts(unpack(outlines.rings));
     this.triangles = starts(unpack(outlines.triangles));
     this.corners = Uint32Array.from(unpack(outlines.corners));
-    this.places = new Float32Array(steps.length);
-    this.sure = new Float32Array(steps.length / 2).fill(1);
-    this.last = new Uint8Array(steps.length / 2);
+    this.vertices = new Float32Array(2 * steps.length);
     this.boxes = new Float32Array(4 * this.count);
+    this.dots = new Float32Array(4 * this.count);
     for (let i = 0; i < this.count; i++) {
       const [first, end] = this.verticesOf(i);
+      const sure = this.confidences ? this.confidences[i] : 1;
       const box = [Infinity, Infinity, -Infinity, -Infinity];
       for (let v = first; v < end; v++) {
         const x = (origins[2 * i] + steps[2 * v]) * quantum;
         const y = (origins[2 * i + 1] + steps[2 * v + 1]) * quantum;
-        this.places[2 * v] = x;
-        this.places[2 * v + 1] = y;
+        this.vertices[4 * v] = x;
+        this.vertices[4 * v + 1] = y;
+        this.vertices[4 * v + 2] = sure;
         if (x < box[0]) box[0] = x;
         if (y < box[1]) box[1] = y;
         if (x > box[2]) box[2] = x;
         if (y > box[3]) box[3] = y;
-        if (this.confidences) this.sure[v] = this.confidences[i];
       }
       this.boxes.set(box, 4 * i);
       for (let c = 3 * this.triangles[i]; c < 3 * this.triangles[i + 1]; c++) this.corners[c] += first;
+      const side = Math.sqrt(this.areaOf(i));
+      this.dots.set([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2, side, sure], 4 * i);
     }
-    for (let r = 1; r < this.ringStarts.length; r++) this.last[this.ringStarts[r] - 1] = 1;
+    for (let r = 1; r < this.ringStarts.length; r++) this.vertices[4 * this.ringStarts[r] - 1] = 1;
+  }
+
+  areaOf(index) {
+    const { vertices, corners } = this;
+    let doubled = 0;
+    for (let c = 3 * this.triangles[index]; c < 3 * this.triangles[index + 1]; c += 3) {
+      const a = 4 * corners[c];
+      const b = 4 * corners[c + 1];
+      const d = 4 * corners[c + 2];
+      doubled += Math.abs(
+        (vertices[b] - vertices[a]) * (vertices[d + 1] - vertices[a + 1])
+        - (vertices[d] - vertices[a]) * (vertices[b + 1] - vertices[a + 1]),
+      );
+    }
+    return doubled / 2;
   }
 
   makeChunks() {
@@ -76,13 +95,17 @@ class Layer {
     for (let first = 0; first < this.count; first += CHUNK) {
       const end = Math.min(first + CHUNK, this.count);
       const box = [Infinity, Infinity, -Infinity, -Infinity];
+      let side = 0;
       for (let i = first; i < end; i++) {
-        for (const side of [0, 1]) {
-          box[side] = Math.min(box[side], this.boxes[4 * i + side]);
-          box[side + 2] = Math.max(box[side + 2], this.boxes[4 * i + side + 2]);
+        for (const axis of [0, 1]) {
+          const [low, high] = [this.boxes[4 * i + axis], this.boxes[4 * i + axis + 2]];
+          box[axis] = Math.min(box[axis], low);
+          box[axis + 2] = Math.max(box[axis + 2], high);
+          side = Math.max(side, high - low);
         }
       }
-      this.chunks.push({ first, end, box });
+      // Rounded up to a power of two, as the layer is sorted: those alike change at one zoom.
+      this.chunks.push({ first, end, box, side: 2 ** (Math.floor(Math.log2(side)) + 1) });
     }
   }
 
@@ -94,11 +117,12 @@ class Layer {
     return this.boxes.subarray(4 * index, 4 * index + 4);
   }
 
-  // Runs of footprints, [first, end], of the chunks that meet a box.
-  runsIn(box) {
+  // Runs of footprints, [first, end], of the chunks that meet a box and whose widest footprint is
+  // of a size from `least` to below `most`.
+  runsIn(box, least = 0, most = Infinity) {
     const runs = [];
     for (const chunk of this.chunks) {
-      if (!meet(chunk.box, box)) continue;
+      if (chunk.side < least || chunk.side >= most || !meet(chunk.box, box)) continue;
       const before = runs[runs.length - 1];
       if (before && before[1] === chunk.first) before[1] = chunk.end;
       else runs.push([chunk.first, chunk.end]);
@@ -124,8 +148,8 @@ class Layer {
     let inside = false;
     const [first, end] = this.verticesOf(index);
     for (let v = first; v < end - 1; v++) {
-      if (this.last[v]) continue;
-      const [ax, ay, bx, by] = this.places.subarray(2 * v, 2 * v + 4);
+      const [ax, ay, , last, bx, by] = this.vertices.subarray(4 * v, 4 * v + 6);
+      if (last) continue;
       if (ay > y !== by > y && x < ax + ((y - ay) / (by - ay)) * (bx - ax)) inside = !inside;
     }
     return inside;

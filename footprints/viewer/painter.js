@@ -1,7 +1,12 @@
 // Draws image and layer with WebGL 2. A view is {x, y, scale}: the place in the middle of the
 // canvas, and device pixels per metre (per pixel, for layers in pixels).
 
-const MOST_LINES = 150000; // vertices in view; of more, outlines are too small to be told apart
+// Footprints are drawn by their size on the screen, in pixels: so there is never more to draw than
+// the screen has room for.
+const LEAST_SHAPE = 4; // smaller ones are dots
+const LEAST_OUTLINE = 16; // smaller ones have no outline, which would be all there is of them
+const LEAST_DOT = 2; // the side of dots at least, however small the footprint; they are fainter instead
+const ROW = 2048; // texels in a row of the texture of vertices; all of WebGL 2 can do that
 const MOST_TILES = 128; // of 512 x 512 pixels, a megabyte each on the graphics card
 const TO_CLIP = `
 uniform vec2 middle, size; uniform float scale;
@@ -14,24 +19,44 @@ vec3 shadeOf(float sure) {
   for (int i = 0; i < 5; i++) if (sure <= edges[i]) return shades[i];
   return shades[4];
 }`;
+// Vertices lie in a texture: drawing a copy of one strip for each of them instead takes software,
+// and some hardware, many times as long.
+const TO_VERTEX = `
+uniform highp sampler2D vertices;
+vec4 vertex(int number) { return texelFetch(vertices, ivec2(number % ${ROW}, number / ${ROW}), 0); }`;
 const FILL = [`#version 300 es
-in vec2 place; in float sure; flat out vec3 shade;${TO_CLIP}${TO_COLOUR}
+flat out vec3 shade;${TO_CLIP}${TO_COLOUR}${TO_VERTEX}
 void main() {
-  shade = own.a > 0. ? own.rgb : shadeOf(sure);
-  gl_Position = sure < least ? NOWHERE : toClip(onScreen(place));
+  vec4 here = vertex(gl_VertexID);
+  shade = own.a > 0. ? own.rgb : shadeOf(here.z);
+  gl_Position = here.z < least ? NOWHERE : toClip(onScreen(here.xy));
 }`, `#version 300 es
 precision highp float; flat in vec3 shade; uniform float opacity; out vec4 colour;
 void main() { colour = vec4(shade, 1) * opacity; }`];
-const LINES = [`#version 300 es
-in vec2 place, then; in float sure, last; uniform float reach; flat out vec3 shade; out float across;${TO_CLIP}${TO_COLOUR}
+const DOTS = [`#version 300 es
+in vec4 place; uniform float smallest; flat out vec3 shade; flat out float cover;${TO_CLIP}${TO_COLOUR}
 void main() {
-  shade = own.a > 0. ? own.rgb : shadeOf(sure);
-  vec2 from = onScreen(place), to = onScreen(then), along = to - from;
+  shade = own.a > 0. ? own.rgb : shadeOf(place.w);
+  gl_Position = place.w < least ? NOWHERE : toClip(onScreen(place.xy));
+  gl_PointSize = max(place.z * scale, smallest);
+  cover = clamp(place.z * scale / smallest, 0.5, 1.);
+}`, `#version 300 es
+precision highp float; flat in vec3 shade; flat in float cover; uniform float opacity; out vec4 colour;
+void main() { colour = vec4(shade, 1) * opacity * cover * cover; }`];
+const LINES = [`#version 300 es
+uniform float reach; flat out vec3 shade; out float across;${TO_CLIP}${TO_COLOUR}${TO_VERTEX}
+const vec2 CORNERS[6] = vec2[6](
+  vec2(0, -1), vec2(1, -1), vec2(0, 1), vec2(0, 1), vec2(1, -1), vec2(1, 1));
+void main() {
+  vec4 here = vertex(gl_VertexID / 6), next = vertex(gl_VertexID / 6 + 1);
+  vec2 corner = CORNERS[gl_VertexID % 6];
+  shade = own.a > 0. ? own.rgb : shadeOf(here.z);
+  vec2 from = onScreen(here.xy), to = onScreen(next.xy), along = to - from;
   along = length(along) > 0. ? normalize(along) : vec2(1, 0);
-  float end = float(gl_VertexID & 1), side = float(gl_VertexID >> 1) * 2. - 1.;
-  across = side * reach;
-  vec2 corner = mix(from, to, end) + (along * (end * 2. - 1.) + vec2(-along.y, along.x) * side) * reach;
-  gl_Position = sure < least || last > 0. ? NOWHERE : toClip(corner);
+  across = corner.y * reach;
+  vec2 outwards = along * (corner.x * 2. - 1.) + vec2(-along.y, along.x) * corner.y;
+  gl_Position = here.z < least || here.w > 0.
+    ? NOWHERE : toClip(mix(from, to, corner.x) + outwards * reach);
 }`, `#version 300 es
 precision highp float; flat in vec3 shade; in float across; uniform float reach, opacity; out vec4 colour;
 void main() { colour = vec4(shade, 1) * opacity * (1. - smoothstep(reach - 1., reach, abs(across))); }`];
@@ -54,10 +79,13 @@ class Painter {
     this.fill = program(gl, FILL);
     this.lines = program(gl, LINES);
     this.picture = program(gl, IMAGE);
-    this.places = filled(gl, gl.ARRAY_BUFFER, layer.places);
-    this.sure = filled(gl, gl.ARRAY_BUFFER, layer.sure);
-    this.last = filled(gl, gl.ARRAY_BUFFER, layer.last);
-    this.corners = filled(gl, gl.ELEMENT_ARRAY_BUFFER, layer.corners);
+    this.dots = program(gl, DOTS);
+    this.vertices = textureOfVertices(gl, layer.vertices);
+    filled(gl, gl.ELEMENT_ARRAY_BUFFER, layer.corners);
+    filled(gl, gl.ARRAY_BUFFER, layer.dots);
+    const slot = gl.getAttribLocation(this.dots.program, "place");
+    gl.enableVertexAttribArray(slot);
+    gl.vertexAttribPointer(slot, 4, gl.FLOAT, false, 0, 0);
     gl.enable(gl.BLEND);
     gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
   }
@@ -71,15 +99,14 @@ class Painter {
     const half = [canvas.width / view.scale / 2, canvas.height / view.scale / 2];
     const box = [view.x - half[0], view.y - half[1], view.x + half[0], view.y + half[1]];
     if (this.image && options.image) this.drawImage(view, box);
-    const runs = layer.runsIn(box);
-    const vertices = runs.reduce(
-      (sum, [first, end]) => sum + layer.verticesOf(end - 1)[1] - layer.verticesOf(first)[0], 0,
-    );
     const plain = layer.confidences ? [0, 0, 0, 0] : [0, 0.64, 1, 1];
-    const lines = vertices <= MOST_LINES;
-    if (options.fill || !lines) this.drawFill(view, runs, options.least, plain, lines ? 0.28 : 0.75);
     const dots = globalThis.devicePixelRatio || 1;
-    if (lines) this.drawOutlines(view, runs, options.least, plain, 1.6 * dots);
+    const [shape, outline] = [LEAST_SHAPE, LEAST_OUTLINE].map((side) => side * dots / view.scale);
+    const outlined = layer.runsIn(box, outline);
+    if (options.fill) this.drawFill(view, outlined, options.least, plain, 0.28);
+    this.drawFill(view, layer.runsIn(box, shape, outline), options.least, plain, 0.75);
+    this.drawDots(view, layer.runsIn(box, 0, shape), options.least, plain, 0.75, LEAST_DOT * dots);
+    this.drawOutlines(view, outlined, options.least, plain, 1.6 * dots);
     const chosen = [[options.chosen, options.chosen + 1]];
     if (options.chosen >= 0) this.drawOutlines(view, chosen, -1, [1, 1, 1, 1], 2.8 * dots);
   }
@@ -106,34 +133,45 @@ class Painter {
     gl.uniform4f(made.at("own"), ...own);
   }
 
+  useVertices(made) {
+    const { gl } = this;
+    gl.uniform1i(made.at("vertices"), 1);
+    gl.activeTexture(gl.TEXTURE1);
+    gl.bindTexture(gl.TEXTURE_2D, this.vertices);
+  }
+
   drawFill(view, runs, least, own, opacity) {
     const { gl, fill, layer } = this;
     this.use(fill, view);
     this.useShades(fill, least, own);
+    this.useVertices(fill);
     gl.uniform1f(fill.at("opacity"), opacity);
-    attribute(gl, fill, "place", this.places, 2, gl.FLOAT, 0, 0);
-    attribute(gl, fill, "sure", this.sure, 1, gl.FLOAT, 0, 0);
-    gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, this.corners);
     for (const [first, end] of runs) {
       const [start, stop] = [3 * layer.triangles[first], 3 * layer.triangles[end]];
       gl.drawElements(gl.TRIANGLES, stop - start, gl.UNSIGNED_INT, 4 * start);
     }
   }
 
-  // One strip of four corners for each vertex and the one after it in its ring.
+  drawDots(view, runs, least, own, opacity, smallest) {
+    const { gl, dots } = this;
+    this.use(dots, view);
+    this.useShades(dots, least, own);
+    gl.uniform1f(dots.at("opacity"), opacity);
+    gl.uniform1f(dots.at("smallest"), smallest);
+    for (const [first, end] of runs) gl.drawArrays(gl.POINTS, first, end - first);
+  }
+
+  // Two triangles for each vertex and the one after it in its ring.
   drawLines(view, runs, least, own, reach, opacity) {
     const { gl, lines, layer } = this;
     this.use(lines, view);
     this.useShades(lines, least, own);
+    this.useVertices(lines);
     gl.uniform1f(lines.at("reach"), reach);
     gl.uniform1f(lines.at("opacity"), opacity);
     for (const [first, end] of runs) {
       const [start, stop] = [layer.verticesOf(first)[0], layer.verticesOf(end - 1)[1]];
-      attribute(gl, lines, "place", this.places, 2, gl.FLOAT, 8 * start, 1);
-      attribute(gl, lines, "then", this.places, 2, gl.FLOAT, 8 * start + 8, 1);
-      attribute(gl, lines, "sure", this.sure, 1, gl.FLOAT, 4 * start, 1);
-      attribute(gl, lines, "last", this.last, 1, gl.UNSIGNED_BYTE, start, 1);
-      gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, stop - start - 1);
+      gl.drawArrays(gl.TRIANGLES, 6 * start, 6 * (stop - start - 1));
     }
   }
 
@@ -225,7 +263,7 @@ function program(gl, sources) {
     if (!places.has(name)) places.set(name, gl.getUniformLocation(made, name));
     return places.get(name);
   };
-  return { program: made, at, slots: new Map() };
+  return { program: made, at };
 }
 
 function filled(gl, kind, values) {
@@ -235,11 +273,14 @@ function filled(gl, kind, values) {
   return buffer;
 }
 
-function attribute(gl, made, name, buffer, size, type, offset, divisor) {
-  if (!made.slots.has(name)) made.slots.set(name, gl.getAttribLocation(made.program, name));
-  const slot = made.slots.get(name);
-  gl.bindBuffer(gl.ARRAY_BUFFER, buffer);
-  gl.enableVertexAttribArray(slot);
-  gl.vertexAttribPointer(slot, size, type, false, 0, offset);
-  gl.vertexAttribDivisor(slot, divisor);
+function textureOfVertices(gl, vertices) {
+  const rows = Math.max(1, Math.ceil(vertices.length / 4 / ROW));
+  const texels = new Float32Array(4 * ROW * rows);
+  texels.set(vertices);
+  const texture = gl.createTexture();
+  gl.bindTexture(gl.TEXTURE_2D, texture);
+  gl.texStorage2D(gl.TEXTURE_2D, 1, gl.RGBA32F, ROW, rows);
+  gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, ROW, rows, gl.RGBA, gl.FLOAT, texels);
+  for (const filter of [gl.TEXTURE_MIN_FILTER, gl.TEXTURE_MAG_FILTER]) gl.texParameteri(gl.TEXTURE_2D, filter, gl.NEAREST);
+  return texture;
 }

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from footprints.config import CORNERS, RunConfig
 from footprints.data.targets import find_corners
-from footprints.evaluation import match
 from footprints.loop import read_metrics
+from footprints.matching import match
 from footprints.pipeline import predict
 from footprints.training import CHECKPOINT, METRICS, WEIGHTS, train
 from footprints.vector.affine import apply_affine

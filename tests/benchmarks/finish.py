@@ -39,7 +39,8 @@ def keep(instances: int, folder: Path) -> int:
         overlaps=False,
         parameters={},
     )
-    scene = DetectedScene("dhaka", "", UTM, (Pass(grid, TO_UTM, rows(grid, period)),))
+    passes = (Pass(grid, TO_UTM, rows(grid, period)),)
+    scene = DetectedScene(0, "dhaka", "", UTM, TO_UTM.a, (1, 2, 3), passes)
     count = 0
     for kept in keep_scenes([scene], run, folder):
         for row in kept.passes[0].rows:

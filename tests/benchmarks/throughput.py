@@ -3,8 +3,9 @@
     python tests/benchmarks/throughput.py [--chips 200] [--parts 4] [--batch-size 2] [--threads 2]
 
 A generated dense town, repeated, is predicted with `footprints.predict`; the bare network is the
-detector on the same chips, read before, up to its grids. Both take turns, part by part of the
-scene, with the same batches, precision and threads; loading is left out and shown apart. The
+detector on the same chips, read before, up to its grids, one batch after the other and in lanes, as
+`predict` calls it. All take turns, part by part of the scene, with the same batches, precision and
+threads; loading is left out and shown apart. The
 coarse pass's chips are the network's work like all others, on both sides. Beside them goes a plain
 loop: read a window, predict, paste each mask into its chip, `rasterio.features.shapes`, IoU-NMS.
 
@@ -43,6 +44,7 @@ TILE = 1400
 """Side in pixels of what is generated; repeats are mirror images, so that no edge shows."""
 GSD_M = 0.3
 NMS_IOU = 0.5
+CONTENDERS = ("bare network", "bare network in lanes", "footprints", "plain loop")
 
 
 class Clock:
@@ -65,6 +67,8 @@ class Counting:
 
     def __init__(self, detector: NetworkDetector) -> None:
         self._detector = detector
+        self.lanes = detector.lanes
+        self.open_lanes = detector.open_lanes
         self.batches: list[list[Chip]] = []
 
     def __getattr__(self, name: str) -> Any:  # whatever the detector has
@@ -88,7 +92,7 @@ def main() -> None:
     began = time.perf_counter()
     detector = load_detector()
     loading = time.perf_counter() - began
-    clocks = {name: Clock() for name in ("bare network", "footprints", "plain loop")}
+    clocks = {name: Clock() for name in CONTENDERS}
     chips = buildings = pixels = 0
     with tempfile.TemporaryDirectory() as folder, measure_stages() as stages:
         tile = generate_scene(
@@ -108,6 +112,11 @@ def main() -> None:
             with clocks["bare network"].running():
                 for batch in counting.batches:
                     detector(batch)
+            with (
+                clocks["bare network in lanes"].running(),
+                detector.open_lanes(detector.lanes) as lanes,
+            ):
+                list(lanes.map(detector, counting.batches))
             with clocks["plain loop"].running():
                 plain(scene, detector, options.batch_size)
             chips += sum(map(len, counting.batches))

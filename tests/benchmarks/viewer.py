@@ -35,7 +35,15 @@ UTM = "EPSG:32645"
 CORNER = (300_000.0, 3_100_000.0)
 PIXEL_M = 0.9
 FRAMES = 60
-ZOOMS = {"all of it": 0, "2.25 times as near": 2, "26 times as near": 8}
+ZOOMS = {
+    "all of it": 0,
+    "2.25 times as near": 2,
+    "5 times as near": 4,
+    "8 times as near": 5,
+    "11 times as near": 6,
+    "26 times as near": 8,
+    "86 times as near": 11,
+}
 """Presses of the plus key, each a factor of 1.5."""
 _MOVE = """async (frames) => {
   const times = [];

@@ -1,6 +1,8 @@
 """Chips in, instances out: scaling, grouping by chip, the cap, devices."""
 
-import warnings
+import logging
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -13,13 +15,12 @@ from tiny_network import tiny_config, tiny_network
 
 from footprints.calibration import Calibration
 from footprints.chip import Chip, InputSpec, Scaling, Window
-from footprints.errors import BandError, ConfigError, DetectionCapWarning, DeviceError
+from footprints.errors import BandError
 from footprints.model.box_head import Detections
 from footprints.model.checkpoint import WeightsInfo, save_weights
 from footprints.model.detector import (
+    COMPILE_FROM,
     NetworkDetector,
-    choose_device,
-    choose_precision,
     load_detector,
     quantize_logits,
     scale_pixels,
@@ -148,20 +149,41 @@ def test_the_same_chips_give_the_same_instances(detector):
             np.testing.assert_array_equal(group.logits, same.logits)
 
 
-def test_reaching_the_cap_names_the_chip():
-    detector = make_detector(max_per_chip=3)
-    with pytest.warns(
-        DetectionCapWarning,
-        match=r"scene1\.tif: the chip at column 640, row 64 reached the cap of 3",
-    ):
-        (instances,) = detector([make_chip(1, x=640.0)])
-    assert len(instances) == 3
+def test_reaching_the_cap_is_marked(detector):
+    (capped,) = make_detector(max_per_chip=3)([make_chip()])
+    assert len(capped) == 3
+    assert capped.capped
+    assert capped.take(np.array([0, 2])).capped
+    (whole,) = detector([make_chip()])
+    assert len(whole) > 3
+    assert not whole.capped
 
 
-def test_below_the_cap_nothing_is_said(detector):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        detector([make_chip()])
+def test_lanes_share_the_threads_and_see_what_one_sees(detector):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert detector.lanes == 2
+        chips = [make_chip(seed) for seed in range(4)]
+        with detector.open_lanes(2) as pool:
+            threads = pool.submit(torch.get_num_threads).result()
+            shown = [found for (found,) in pool.map(detector, [[chip] for chip in chips])]
+        assert threads == 1
+        assert torch.get_num_threads() == 2
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(before)
+    for chip, found in zip(chips, shown, strict=True):
+        (alone,) = detector([chip])
+        np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-3)
+        np.testing.assert_allclose(found.scores, alone.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize(("threads", "lanes"), [(1, 1), (3, 3), (4, 4), (8, 4), (16, 4), (64, 4)])
+def test_lanes_for_many_cores_have_several_threads_each(detector, monkeypatch, threads, lanes):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert detector.lanes == lanes
 
 
 def test_a_chip_with_other_bands_names_its_scene(detector):
@@ -218,46 +240,80 @@ def test_half_precision_finds_the_same_to_a_fraction_of_a_pixel():
     assert np.median(apart) < 0.3
 
 
-@pytest.mark.parametrize(
-    ("asked", "chosen"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)]
-)
-def test_the_precision_asked_for_is_taken(asked, chosen):
-    assert load_detector(device="cpu", precision=asked).precision is chosen
-
-
-def test_half_precision_is_taken_where_the_processor_calculates_with_it(monkeypatch):
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        monkeypatch.setattr(torch.cpu, name, lambda: False)
-    assert choose_precision(None, CPU) is torch.float32
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert choose_precision(None, CPU) is torch.bfloat16
-
-
-def test_an_unknown_precision_is_an_error_that_names_the_known_ones():
-    with pytest.raises(ConfigError, match="one of float32, bfloat16, got 'half'"):
-        load_detector(device="cpu", precision="half")
-
-
-@pytest.mark.parametrize(
-    "device",
-    [
-        pytest.param("gpu", id="no such kind"),
-        pytest.param("cuda:99", id="no such GPU"),
-        pytest.param("", id="an empty name"),
-    ],
-)
-def test_a_device_that_is_not_there_is_an_error_with_a_way_out(device):
-    with pytest.raises(DeviceError, match=r"is not available \(.+\); use cpu"):
-        choose_device(device)
-
-
-def test_the_default_device_is_there():
-    assert torch.zeros(1, device=choose_device()).item() == 0
-    assert choose_device("cpu") == choose_device(CPU) == CPU
-    assert choose_device("auto") == choose_device()
-
-
 def test_a_detector_says_what_it_is():
     shown = repr(load_detector(device="cpu", precision="float32"))
     assert shown.startswith("NetworkDetector(buildings-lite0: building; 3 bands, 0.27 m per pixel")
     assert shown.endswith("torch.float32 on cpu)")
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """Compile to what there was, and note the shapes of what goes through it."""
+    shapes = []
+
+    def compile_nothing(function, *, dynamic):
+        assert not dynamic
+
+        def compiled(images):
+            shapes.append(tuple(images.shape))
+            return function(images)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    return shapes
+
+
+def test_long_work_is_compiled_for_whole_batches(compilations):
+    detector = make_detector()
+    chips = [make_chip(seed) for seed in range(3)]
+    height, width = chips[0].valid.shape
+    expected = [(len(found), found.scores.sum()) for found in detector(chips[:2])]
+    detector.expect(COMPILE_FROM["cpu"] - 1, (2, height, width))
+    detector(chips[:2])
+    assert not compilations
+    detector.expect(COMPILE_FROM["cpu"], (2, height, width))
+    shown = detector(chips[:2])
+    detector(chips[2:])
+    assert compilations == [(2, 3, height, width)]
+    assert [(len(found), found.scores.sum()) for found in shown] == expected
+
+
+@pytest.mark.parametrize(("compiles", "count"), [(True, 1), (False, 0)])
+def test_compiling_can_be_asked_for_and_refused(tmp_path, compilations, compiles, count):
+    path = tmp_path / "weights.safetensors"
+    save_weights(path, tiny_network(), WeightsInfo("tiny", tiny_config(), SPEC))
+    detector = load_detector(path, device="cpu", compiles=compiles)
+    chip = make_chip()
+    detector.expect(1 if compiles else 10**9, (1, *chip.valid.shape))
+    detector([chip])
+    # In another process it does the same.
+    pickle.loads(pickle.dumps(detector))([chip])
+    assert len(compilations) == 2 * count
+
+
+def test_without_a_compiler_the_network_runs_as_it_is(monkeypatch, caplog):
+    def no_compiler(*_):
+        raise torch._dynamo.exc.BackendCompilerFailed(no_compiler, OSError("no g++ here"), None)
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: no_compiler)
+    detector, plain = make_detector(), make_detector()
+    chip = make_chip()
+    detector.expect(10**6, (1, *chip.valid.shape))
+    with caplog.at_level(logging.INFO):
+        (found,) = detector([chip])
+    assert "no g++ here" in caplog.text
+    np.testing.assert_array_equal(found.boxes, plain([chip])[0].boxes)
+
+
+@pytest.mark.full
+def test_what_is_compiled_finds_the_same():
+    detector, plain = make_detector(), make_detector()
+    chips = [make_chip(seed) for seed in range(2)]
+    detector.expect(10**6, (2, *chips[0].valid.shape))
+    torch._dynamo.utils.counters.clear()
+    for found, same in zip(detector(chips), plain(chips), strict=True):
+        assert len(found) == len(same) > 0
+        np.testing.assert_allclose(found.boxes, same.boxes, atol=0.01)
+        np.testing.assert_allclose(found.scores, same.scores, atol=1e-3)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1

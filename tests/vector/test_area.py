@@ -18,7 +18,7 @@ from shapely import box
 
 import footprints as fp
 from footprints.chip import ChipGrid
-from footprints.errors import LayerError, RunError
+from footprints.errors import AreaError, LayerError, RunError
 from footprints.vector.area import BEYOND, Area, chips_near
 from footprints.vector.scenes import scenes_of
 
@@ -195,8 +195,25 @@ def test_scenes_beside_the_area_are_not_read(scene, tmp_path):
     assert [outcome.state for outcome in told] == ["beside the area", "done"]
     assert told[1].buildings == len(layer), "those of the area are counted"
     assert [record.source for record in scenes_of(layer)] == ["towns.tif"]
-    with pytest.raises(LayerError, match="lies beside all scenes"):
-        fp.predict(other, detector=detector(), aoi=AREAS["a rectangle"], **GRID)
+
+
+def test_an_area_that_touches_no_scene_is_shown_with_their_places(scene, tmp_path):
+    """Also where chips beside the area would be looked at, and where the CRS is a wrong one."""
+    edge = WIDTH * COLUMNS
+    beside = area(box(edge + 5, 0, edge + 20, HEIGHT))
+    places = r"\(350253.5, .*\) does not touch towns.tif \(350000, 3056919, 350252, 3057000\)"
+    file = tmp_path / "beside.gpkg"
+    beside.to_file(file)
+    told = []
+    with pytest.raises(AreaError, match=rf"^{file} {places}, both in WGS 84 / UTM zone 45N"):
+        fp.predict(scene, detector=detector(), aoi=file, told=told.append, **GRID)
+    assert [outcome.state for outcome in told] == ["beside the area"]
+    wrong = AREAS["a rectangle"].set_crs("EPSG:4326", allow_override=True)
+    with pytest.raises(AreaError, match=r"not touch towns.tif \(85.*, 27.*\), both in WGS 84;"):
+        fp.predict(scene, detector=detector(), aoi=wrong, **GRID)
+    polar = AREAS["a rectangle"].set_crs("EPSG:2193", allow_override=True)
+    with pytest.raises(LayerError, match=r"area of interest"):
+        fp.predict(scene, detector=detector(), aoi=polar, **GRID)
 
 
 def test_an_area_without_crs_fits_no_scene_with_one(scene):

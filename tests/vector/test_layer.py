@@ -154,7 +154,7 @@ def test_a_valid_polygon_keeps_every_vertex() -> None:
 
 def test_what_has_no_area_is_left_out_with_a_warning() -> None:
     flat = Polygon([(0, 0), (5, 5), (10, 10)])
-    with pytest.warns(FootprintsWarning, match=r"scene\.tif: 1 footprints without area"):
+    with pytest.warns(FootprintsWarning, match=r"scene\.tif: 1 polygons without area"):
         layer = layer_of(flat, box(0, 0, 10, 10), scores=[0.5, 0.6])
     assert layer["confidence"].tolist() == [0.6]
 

@@ -156,6 +156,32 @@ def test_diagonals_find_a_cut_corner_and_nothing_else():
     assert set(regularize(layer, "auto")["regularized"]) == {"diagonals"}
 
 
+def test_what_is_said_is_what_came_out(shapes):
+    cut = Polygon([(0, 0), (16, 0), (16, 8), (11, 13), (0, 13)])
+    bent = Polygon([(0, 0), (20, 0), (24, 12), (3, 10)])
+    rng = np.random.default_rng(11)
+    worn = [rounded(each[1], 2.5) for each in shapes if each[0] != "round"]
+    crooked = [staircase(turned(house, rng)) for house in (cut, bent) for _ in range(8)]
+    result = regularize(town([*worn, *crooked]), "auto")
+    for polygon, said in zip(outlines(result), result["regularized"], strict=True):
+        off = np.concatenate(
+            [
+                np.abs((turns_deg(Polygon(ring)) + 45) % 90 - 45)
+                for ring in [polygon.exterior, *polygon.interiors]
+            ]
+        )
+        narrowest = (
+            "right-angles"
+            if off.max() < 0.5
+            else "diagonals"
+            if np.minimum(off, 45 - off).max() < 0.5
+            else "any-angle"
+        )
+        assert said == narrowest
+    assert set(result["regularized"][len(worn) :]) == {"diagonals", "any-angle"}
+    assert (result["regularized"][: len(worn)] == "right-angles").mean() > 0.8
+
+
 def test_any_angle_follows_walls_that_are_not_square():
     house = Polygon([(0, 0), (20, 0), (24, 12), (3, 10)])
     rng = np.random.default_rng(4)

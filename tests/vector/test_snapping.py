@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import shapely
 from geopandas import GeoDataFrame
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyproj import CRS
 from shapely import Polygon, box
@@ -48,6 +48,7 @@ def shared_area(polygons: np.ndarray) -> float:
 
 
 @settings(max_examples=8)
+@example(7104)  # has a spike, with which GEOS takes a ring for the other way round
 @given(st.integers(0, 10_000))
 def test_neighbours_stay_neighbours(seed: int) -> None:
     town = old_town(seed)
@@ -58,7 +59,8 @@ def test_neighbours_stay_neighbours(seed: int) -> None:
     assert shapely.is_ccw(shapely.get_exterior_ring(snapped)).all()
     # Edge-matched: no overlap, and along common walls no gap.
     assert shapely.coverage_is_valid(snapped)
-    assert shapely.covers(shapely.buffer(town, 0.015), snapped).all()
+    without_spikes = shapely.simplify(town, 0.001)
+    assert shapely.covers(shapely.buffer(without_spikes, 0.015), snapped).all()
     # What hangs on a neck thinner than the lattice may go.
     lost = shapely.area(town) - shapely.area(snapped)
     assert (np.abs(lost) <= 0.01 * shapely.length(town)).mean() > 0.95
