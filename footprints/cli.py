@@ -8,6 +8,7 @@ import typer
 
 from footprints.commands import about, layers, learning, scenes
 from footprints.commands.console import OneLineErrors
+from footprints.model.allocator import share_heap
 
 app = typer.Typer(
     cls=OneLineErrors,
@@ -56,6 +57,7 @@ app.command()(about.info)
 
 def main() -> None:
     """Entry point: errors of ours are one line and exit status 1."""
+    share_heap()
     app()
 
 

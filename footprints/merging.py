@@ -24,7 +24,7 @@ from footprints.vector.numbering import free_numbers
 from footprints.vector.read import read_layer
 from footprints.vector.scene_seams import Merged, Seen, merge_scenes
 from footprints.vector.scenes import SceneRecord, attach_scenes, scenes_of
-from footprints.vector.snapping import metres_per_unit, snap_vertices
+from footprints.vector.snapping import nominal_unit_m, snap_vertices
 from footprints.vector.write import check_output, write_layer
 
 TOGETHER = " + "
@@ -211,7 +211,7 @@ def _outline(scene: SceneRecord, crs: CRS | None) -> shapely.Geometry:
     own = CRS.from_user_input(scene.outline_crs)
     if own == crs:
         return scene.ground()
-    step = CHORD_PX * (scene.pixel_m or 1.0) / metres_per_unit(own)
+    step = CHORD_PX * (scene.pixel_m or 1.0) / nominal_unit_m(own)
     outline = GeoDataFrame(geometry=[shapely.segmentize(scene.ground(), step)], crs=own)
     parts = reproject(outline.explode(ignore_index=True), crs)
     return shapely.union_all(parts.geometry.to_numpy())
@@ -224,7 +224,7 @@ def _plane(
     sizes = [scene.pixel_m for scene in scenes if scene.pixel_m is not None]
     pixel_m = max(sizes, default=1.0)
     if crs is None or crs.is_engineering or rows.empty:
-        unit = pixel_m if crs is None else pixel_m / metres_per_unit(crs)
+        unit = pixel_m if crs is None else pixel_m / nominal_unit_m(crs)
         return (lambda xy: xy / unit), (lambda xy: xy * unit)
     x_min, y_min, x_max, y_max = rows.total_bounds
     to_degrees = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)

@@ -137,7 +137,7 @@ class LabelReport:
         if self.shift is None:
             return "shift against the imagery: too few labels to tell"
         east, north, error = self.shift
-        how = "clear; move them back" if self.shift.is_clear else "not clear"
+        how = "clear; move them back" if self.shift.is_clear else "may be chance"
         return (
             f"shift against the imagery: {abs(east):.1f} m {'east' if east >= 0 else 'west'}, "
             f"{abs(north):.1f} m {'north' if north >= 0 else 'south'}, standard error "

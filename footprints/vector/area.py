@@ -32,7 +32,7 @@ from footprints.vector.layer import reproject
 from footprints.vector.read import clean_polygons, read_layer
 from footprints.vector.scenes import SceneRecord, attach_scenes, scenes_of
 from footprints.vector.seams import windows_of
-from footprints.vector.snapping import metres_per_unit
+from footprints.vector.snapping import nominal_unit_m
 
 NUDGE_M = np.array([7.234e-5, 3.561e-5])
 """What centroids are moved by; in pixels where there is no CRS."""
@@ -97,7 +97,7 @@ class Area:
         centroids = GeoDataFrame(geometry=shapely.centroid(layer.geometry.to_numpy()))
         if layer.crs is not None and self.crs is not None:
             centroids = centroids.set_crs(layer.crs).to_crs(self.crs)
-        unit = 1.0 if self.crs is None else metres_per_unit(self.crs)
+        unit = 1.0 if self.crs is None else nominal_unit_m(self.crs)
         points = shapely.get_coordinates(centroids.geometry.to_numpy()) + NUDGE_M / unit
         shapely.prepare(self.ground)
         inside: NDArray[np.bool_] = shapely.intersects_xy(self.ground, points)

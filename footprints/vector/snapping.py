@@ -66,10 +66,10 @@ def lattice_step(crs: CRS | None, pixel_m: float | None) -> float:
     """
     if crs is None or pixel_m is None:
         return _power_of_ten(PIXEL_SHARE)
-    return _power_of_ten(min(FINE_M, pixel_m * PIXEL_SHARE) / metres_per_unit(crs))
+    return _power_of_ten(min(FINE_M, pixel_m * PIXEL_SHARE) / nominal_unit_m(crs))
 
 
-def metres_per_unit(crs: CRS) -> float:
+def nominal_unit_m(crs: CRS) -> float:
     """Metres that a unit of a CRS is on the ground, at the equator if it is an angle."""
     unit = crs.axis_info[0].unit_conversion_factor or 1.0
     return unit * EARTH_RADIUS_M if crs.is_geographic else unit

@@ -128,7 +128,7 @@ def test_the_report_says_where_to_and_how_sure() -> None:
         "shift against the imagery: 2.5 m west, 1.0 m north, standard error 0.1 m: clear; "
         "move them back",
     ]
-    assert "not clear" in str(LabelReport(9, 0, 0, 0, 0, Shift(2.5, 0, 1.0), None))
+    assert "may be chance" in str(LabelReport(9, 0, 0, 0, 0, Shift(2.5, 0, 1.0), None))
 
 
 def test_lines_are_refused(tmp_path: Path) -> None:
