@@ -43,7 +43,7 @@ class Plan(NamedTuple):
     batch_size: int
     """Chips that go through together."""
     lanes: int
-    """Batches that go through side by side."""
+    """Batches that go through side by side; 0 for one by one, in the calling thread."""
     cache_bytes: int | None
     """Of GDAL's cache of blocks; None leaves it as it is without a budget."""
 
@@ -99,11 +99,11 @@ def plan_run(
 
     def needed(size: int, lanes: int = 1) -> int:
         work = look.held + _REST_BYTES + LEAST_CACHE_BYTES
-        pixel = lanes * look.pixel + (lanes + READ_AHEAD + 1) * read
+        pixel = max(lanes, 1) * look.pixel + (lanes + READ_AHEAD + 2) * read
         return work + math.ceil(size * height * width * pixel)
 
     # Lanes go first: they change nothing in what is found.
-    lanes = next((n for n in range(lanes, 1, -1) if needed(size, n) <= memory), 1)
+    lanes = next((n for n in range(lanes, 1, -1) if needed(size, n) <= memory), min(lanes, 1))
     while batch_size is None and size > 1 and needed(size) > memory:
         size = 1 if size % 2 else size // 2
     if needed(size) > memory:

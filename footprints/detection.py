@@ -50,7 +50,7 @@ class Looking:
     batch_size: int
     """Chips that go through together; fewer from where memory runs out."""
     lanes: int
-    """Batches that go through side by side."""
+    """Batches that go through side by side; 0 for one by one, in the calling thread."""
     confidence: float
     """From which on the progress bar counts a building."""
     heard_from: float

@@ -7,12 +7,15 @@ each, a core that is done with its batch takes the next one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager
+from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
 
 from footprints.chip import Detector
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -28,19 +31,23 @@ class RunsInLanes(Protocol):
 
 
 def count_lanes(detector: Detector) -> int:
-    """How many lanes a detector is given; one unless it says otherwise."""
-    return detector.lanes if isinstance(detector, RunsInLanes) else 1
+    """How many lanes a detector is given; none if it does not say that it stands threads."""
+    return detector.lanes if isinstance(detector, RunsInLanes) else 0
 
 
-@contextmanager
-def open_lanes(detector: Detector, count: int) -> Iterator[Executor]:
-    """Threads to call a detector in; what waits for one is dropped at the end."""
-    if isinstance(detector, RunsInLanes):
-        with detector.open_lanes(count) as lanes:
-            yield lanes
-        return
-    lanes = ThreadPoolExecutor(count)
-    try:
-        yield lanes
-    finally:
-        lanes.shutdown(cancel_futures=True)
+def open_lanes(detector: Detector, count: int) -> AbstractContextManager[Executor]:
+    """Where to call a detector: in so many threads, or with no lanes in the calling one."""
+    return detector.open_lanes(count) if isinstance(detector, RunsInLanes) else _Here()
+
+
+class _Here(Executor):
+    """Does at once, in the same thread, what it is given."""
+
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Do it; what goes wrong is told with the result."""
+        done: Future[T] = Future()
+        try:
+            done.set_result(function(*args, **kwargs))
+        except Exception as err:  # noqa: BLE001  # whoever asks for the result is told
+            done.set_exception(err)
+        return done

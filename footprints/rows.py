@@ -30,9 +30,9 @@ from footprints.vector.outlines import Outlines
 from footprints.vector.scenes import seen_ground
 from footprints.vector.trace import trace
 
-READ_AHEAD = 1
-"""Batches that are read, or wait to be seen, beside those in the lanes; one of 512 px chips takes a
-few MB."""
+READ_AHEAD = 2
+"""Batches that are read, or wait for it, before one is looked at; one of 512 px chips takes a few
+MB."""
 _TRACED_LATER = 4
 """Batches whose outlines are traced, or wait for it, at most."""
 
@@ -102,7 +102,7 @@ def look_at_rows(
         scaling: Of the scene's values to the detector's.
         rows: Which rows of the cover.
         batch_size: Chips that go through together.
-        lanes: Batches that go through side by side.
+        lanes: Batches that go through side by side; 0 for one by one, in this thread.
         heard_from: Instances below this confidence are left out.
         count: Is told how many more chips have been seen.
         shrunk: Is told the new batch size after a row in which memory ran out.
@@ -179,21 +179,29 @@ def _look_ahead(
         ThreadPoolExecutor(max_workers=1) as reader,
         open_lanes(looker.detector, lanes) as pool,
     ):
-        waiting: deque[tuple[Future[_Batch], Future[list[Instances]]]] = deque()
+        reading: deque[Future[_Batch]] = deque()
+        looking: deque[tuple[Future[_Batch], Future[list[Instances]]]] = deque()
+
+        def look() -> None:
+            chips = reading.popleft()
+            looking.append((chips, submit(pool, looker, chips)))
+
+        def first() -> tuple[_Batch, list[Instances]]:
+            chips, shown = looking.popleft()
+            return result(chips, "pixels"), result(shown, "the network")
+
         for numbers in batches:
-            chips = submit(reader, read, numbers)
-            waiting.append((chips, submit(pool, looker, chips)))
-            if len(waiting) > lanes + READ_AHEAD:
-                yield _first(waiting)
-        while waiting:
-            yield _first(waiting)
-
-
-def _first(
-    waiting: deque[tuple[Future[_Batch], Future[list[Instances]]]],
-) -> tuple[_Batch, list[Instances]]:
-    chips, shown = waiting.popleft()
-    return result(chips, "pixels"), result(shown, "the network")
+            reading.append(submit(reader, read, numbers))
+            if len(reading) > READ_AHEAD:
+                look()
+            if len(looking) > lanes:
+                yield first()
+        while reading:
+            look()
+            if len(looking) > lanes:
+                yield first()
+        while looking:
+            yield first()
 
 
 class _Looker:
