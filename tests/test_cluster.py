@@ -341,11 +341,16 @@ def dask(command: list[str], file: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 STOPPED_RUN = """
-import sys
+import sys, time
 from test_cluster import GRID, Signing, TWICE, doubled, noisy, on_ground
 import footprints as fp, footprints.cluster
 footprints.cluster.BLOCK_CHIPS = 1
-detector = Signing(on_ground(TWICE), flaws=[noisy, doubled], folder={folder!r})
+class Slow(Signing):
+    def __call__(self, chips):
+        # The signal has to come before the end, however busy the machine is.
+        time.sleep(0.5)
+        return super().__call__(chips)
+detector = Slow(on_ground(TWICE), flaws=[noisy, doubled], folder={folder!r})
 try:
     fp.predict({scene!r}, output={output!r}, detector=detector, cluster="local", **GRID)
 except KeyboardInterrupt:
