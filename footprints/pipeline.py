@@ -130,7 +130,8 @@ def predict(
             memory, and 2 on a CPU. Where memory runs out, it is halved. A run that goes on
             (``resume``) takes over what was in force.
         memory: Budget of this process, in bytes or as ``4GB``, for the network, its chips and
-            GDAL's cache of blocks: it bounds ``batch_size``, if that is None, and the cache, before
+            GDAL's cache of blocks: it bounds how many batches a CPU looks at side by side,
+            ``batch_size``, if that is None, and the cache, before
             ``GDAL_CACHEMAX`` of the environment. The finished layer comes on top, and so does a
             GPU's own memory. None sets none.
         bands: Bands to read, 1-based, repeats allowed; None takes the first ones.
