@@ -16,6 +16,7 @@ from footprints.addresses import file_name, redact
 from footprints.chip import Detector
 from footprints.errors import AreaError, ConfigError, RasterError
 from footprints.failures import SceneOutcome, failures_of
+from footprints.files import make_folder
 from footprints.pipeline import predict
 from footprints.raster.listing import list_rasters
 
@@ -54,7 +55,7 @@ def predict_each(
         keep_going: A scene that fails does not end the run; it is listed beside its layer.
         retry_failed: Do scenes that failed, those with chips that could not be read, and those
             that have no layer yet.
-        overwrite: Replace layers that exist.
+        overwrite: Replace layers that exist, with ``resume`` too.
         told: Is told how each scene went.
         options: All others of `predict`; ``keypoints`` and ``keep`` are patterns, too.
 
@@ -83,7 +84,8 @@ def predict_each(
             told(outcome)
 
     each = list(_name_outputs(paths, {"output": output, **options}))
-    todo = [(path, named) for path, named in each if not (goes_on and _is_finished(named))]
+    leaves = retry_failed or (resume and not overwrite)
+    todo = [(path, named) for path, named in each if not (leaves and _is_finished(named))]
     if len(todo) < len(each):
         done = len(each) - len(todo)
         logger.info("%d of %d layers are finished and left as they are", done, len(each))
@@ -141,5 +143,5 @@ def _name_outputs(
         taken[stem] = path
     for stem, path in taken.items():
         named = {key: pattern.replace(PLACEHOLDER, stem) for key, pattern in patterns.items()}
-        Path(named["output"]).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(Path(named["output"]).parent, "layers")
         yield path, named

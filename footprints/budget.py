@@ -8,6 +8,7 @@ the number of buildings.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import resource
@@ -25,6 +26,9 @@ from footprints.errors import ConfigError
 from footprints.lanes import count_lanes
 from footprints.raster.opening import CACHE_BYTES
 from footprints.rows import READ_AHEAD, Cover
+from footprints.stages import stage
+
+logger = logging.getLogger(__name__)
 
 LEAST_CACHE_BYTES = 64 << 20
 """GDAL's cache of blocks in the smallest budget: with less, wide rasters stored line by line would
@@ -114,6 +118,7 @@ def plan_run(
             f"{'--chip-size' if size == 1 else '--batch-size'}"
         )
     spare = memory - needed(size, lanes)
+    logger.info("%d chips go through together, in %d lanes", size, max(lanes, 1))
     return Plan(size, lanes, min(LEAST_CACHE_BYTES + spare, CACHE_BYTES))
 
 
@@ -138,6 +143,7 @@ def _measure_looks(detector: Detector) -> _Looks:
     allowed for by counting the first chip twice: they took as much as the rest of a chip did.
     """
     if detector.digest not in _measured:
+        logger.info("measuring what %s takes of the memory, on blank chips", detector.name)
         spec = detector.input_spec
         side = spec.chip_size
         blank = Chip(
@@ -150,10 +156,11 @@ def _measure_looks(detector: Detector) -> _Looks:
             source="blank",
         )
         held = []
-        for chips in ([blank], [blank, blank]):
-            detector(chips)
-            detector(chips)
-            held.append(_resident_bytes())
+        with stage("measuring memory"):
+            for chips in ([blank], [blank, blank]):
+                detector(chips)
+                detector(chips)
+                held.append(_resident_bytes())
         more = max(0, held[1] - held[0])
         _measured[detector.digest] = _Looks(held[0], more / side**2)
     return _measured[detector.digest]

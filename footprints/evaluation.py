@@ -27,7 +27,7 @@ from footprints.comparable import (
 )
 from footprints.config import load_class_map
 from footprints.errors import ConfigError, LayerError
-from footprints.figures import Figures, suggest, tabulate, tabulate_seams, tabulate_sizes
+from footprints.figures import Figures, shown, suggest, tabulate, tabulate_seams, tabulate_sizes
 from footprints.judging import judged_layer
 from footprints.matching import find_candidates, of_one_class, take_greedily
 from footprints.measuring import Comparison, measure
@@ -84,22 +84,28 @@ class Report:
 
     def headline(self) -> list[tuple[str, str]]:
         """The first figures for reading: rows of name and value."""
+        precision, recall, f1, iou = self._shown()
         return [
-            ("precision", f"{self.precision:.3f}   ({self.tp} of {self.tp + self.fp} predicted)"),
-            ("recall", f"{self.recall:.3f}   ({self.tp} of {self.tp + self.fn} true)"),
-            ("F1", f"{self.f1:.3f}"),
-            ("matched IoU", f"{self.matched_iou:.3f}"),
+            ("precision", f"{precision}   ({self.tp} of {self.tp + self.fp} predicted)"),
+            ("recall", f"{recall}   ({self.tp} of {self.tp + self.fn} true)"),
+            ("F1", f1),
+            ("matched IoU", iou),
         ]
+
+    def _shown(self) -> tuple[str, str, str, str]:
+        """Precision, recall, F1 and IoU for reading."""
+        return (
+            shown(self.precision, self.tp + self.fp),
+            shown(self.recall, self.tp + self.fn),
+            shown(self.f1, self.tp + self.fp + self.fn),
+            shown(self.matched_iou, self.tp),
+        )
 
     def class_table(self) -> list[tuple[str, ...]]:
         """The classes for reading: a head and a row for each; empty where there are none."""
         head = ("class", "precision", "recall", "F1", "IoU", "tp", "fp", "fn")
         rows = [
-            (
-                name,
-                *(f"{x:.3f}" for x in (each.precision, each.recall, each.f1, each.matched_iou)),
-                *(str(x) for x in (each.tp, each.fp, each.fn)),
-            )
+            (name, *each._shown(), *(str(x) for x in (each.tp, each.fp, each.fn)))
             for name, each in (self.classes or {}).items()
         ]
         return [head, *rows] if rows else []

@@ -170,20 +170,29 @@ def tabulate(measured: Figures) -> dict[str, list[tuple[str, str]]]:
     }
 
 
+def shown(value: float, count: float) -> str:
+    """A figure for reading; a dash where there is nothing that it could be of."""
+    return f"{value:.3f}" if count else "-"
+
+
 def tabulate_sizes(measured: Figures) -> list[tuple[str, ...]]:
     """A table of the figures by size, with its head."""
     head = ("size", "truths", "predicted", "recall", "precision", "IoU", "AP")
-    return [head] + [
+    rows: list[tuple[str, ...]] = [
         (
             f"from {size.from_m2:.0f} m2"
             if size.to_m2 is None
             else f"{size.from_m2:.0f} to {size.to_m2:.0f} m2",
             f"{size.truths:,}",
             f"{size.predictions:,}",
-            *(f"{x:.3f}" for x in (size.recall, size.precision, size.matched_iou, size.ap)),
+            shown(size.recall, size.truths),
+            shown(size.precision, size.predictions),
+            shown(size.matched_iou, size.recall + size.precision),
+            shown(size.ap, size.truths),
         )
         for size in measured.by_size
     ]
+    return [head, *rows]
 
 
 def tabulate_seams(measured: Figures) -> list[tuple[str, ...]]:
@@ -195,7 +204,10 @@ def tabulate_seams(measured: Figures) -> list[tuple[str, ...]]:
             "crossed by one" if seam.crossed else "elsewhere",
             f"{seam.truths:,}",
             f"{seam.predictions:,}",
-            *(f"{x:.3f}" for x in (seam.recall, seam.precision, seam.f1, seam.matched_iou)),
+            shown(seam.recall, seam.truths),
+            shown(seam.precision, seam.predictions),
+            shown(seam.f1, seam.truths + seam.predictions),
+            shown(seam.matched_iou, seam.recall + seam.precision),
             *(f"{x:.2%}" for x in (seam.duplicates, seam.fragments, seam.merged)),
         )
         for seam in measured.by_seam

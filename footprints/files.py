@@ -50,6 +50,23 @@ def check_place(path: Path, what: str, *, overwrite: bool, plural: bool = False)
         raise OutputError(f"folder of the {what} is not writable: {path.parent}")
 
 
+def make_folder(folder: Path, what: str) -> None:
+    """Make a folder and those above it, if they are missing.
+
+    Args:
+        folder: Folder to make.
+        what: What goes into it, for the message.
+
+    Raises:
+        OutputError: It cannot be made, or a file has its name.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        reason = "a file has that name" if folder.is_file() else err.strerror
+        raise OutputError(f"cannot make the folder of the {what}, {folder}: {reason}") from err
+
+
 def write_whole(path: Path, content: bytes, what: str) -> None:
     """Write a file beside its place and rename it; what was there stays until then.
 

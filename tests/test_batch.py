@@ -357,9 +357,24 @@ def test_a_folder_gets_a_layer_for_each_scene(scenes, tmp_path, command):
     lines = result.stdout.splitlines()
     assert len(lines) == 5
     assert re.fullmatch(
-        rf"36 buildings, 8,4\d\d m2, in 3 layers, [\d.]+ s, {layers}/{{scene}}.gpkg", lines[-1]
+        rf"36 buildings, 8,4\d\d m2, in 3 new layers, [\d.]+ s, {layers}/{{scene}}.gpkg", lines[-1]
     )
     assert len(list(layers.glob("*.gpkg"))) == 3
+
+
+def test_overwrite_makes_layers_anew_with_resume_too(scenes, tmp_path, command):
+    asked = (*scenes, "-o", f"{tmp_path / 'layers'}/", "--resume")
+    assert "in 3 new layers" in command(*asked).stdout
+    assert "in 0 new layers" in command(*asked).stdout
+    assert "in 3 new layers" in command(*asked, "--overwrite").stdout
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(scenes, tmp_path, command):
+    (tmp_path / "notes.md").write_text("mine")
+    result = command(*scenes, "-o", f"{tmp_path / 'notes.md'}/")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].endswith("notes.md: a file has that name")
+    assert (tmp_path / "notes.md").read_text() == "mine"
 
 
 def test_a_folder_of_layers_can_be_gone_on_with_over_and_over(scenes, tmp_path, command, caplog):

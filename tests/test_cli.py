@@ -268,6 +268,15 @@ def test_overwrite_replaces_layer_and_picture(folder, weights):
     check_layer(read_layer("out.gpkg"))
 
 
+def test_a_picture_does_not_stop_a_run_that_goes_on(folder, weights):
+    command = ("predict", "scene.tif", "-o", "out.gpkg", "--weights", weights)
+    command = (*command, "--overlay", "out.png", "--resume")
+    assert run(*command).exit_code == 0
+    before = Path("out.gpkg").read_bytes()
+    assert run(*command).exit_code == 0
+    assert Path("out.gpkg").read_bytes() == before
+
+
 def test_merge_makes_one_layer_of_two_and_says_so(folder, weights):
     for name, x in (("west", 0), ("east", 150)):
         transform = NORTH_UP @ Affine.translation(x, 0)

@@ -432,7 +432,7 @@ def test_the_report_of_classes_is_a_table_and_part_of_the_dictionary() -> None:
         "",
         "class        precision  recall     F1    IoU     tp     fp     fn",
         "hall             0.500   1.000  0.667  1.000      1      1      0",
-        "two storeys      0.000   0.000  0.000  0.000      0      0      1",
+        "two storeys          -   0.000  0.000      -      0      0      1",
     ]
     values = report.to_dict()
     assert list(values)[:-1] == list(Report(0, 0, 0, 0, 0, 0, 0).to_dict())

@@ -229,16 +229,15 @@ def calibrate(
         progress=not quiet,
     )
     if not quiet:
-        after = "" if done.calibrated_error is None else f", {done.calibrated_error:.3f} after"
+        after = done.calibrated_error
+        how = "too few to say it of after" if after is None else f"{after:.3f} after"
         print(
             f"{done.detections:,} detections of any confidence in {done.chips:,} chips, "
             f"{done.matches:,} of them right; what two chips show counts in both, and labels "
             "beside the imagery do not"
         )
-        print(
-            f"calibration error {done.score_error:.3f} before{after}, "
-            f"{', '.join(map(str, done.files))}"
-        )
+        files = ", ".join(map(str, done.files))
+        print(f"calibration error {done.score_error:.3f} before, {how}; {files}")
 
 
 def _check(

@@ -203,7 +203,8 @@ def predict(
 
     read_bands = parse_numbers(bands)
     if overlay is not None:
-        check_picture(overlay, overwrite=overwrite)
+        # Drawn after a run that goes on, as after any other.
+        check_picture(overlay, overwrite=overwrite or resume)
     outcomes: list[SceneOutcome] = []
     each = is_pattern(output := _one_per_scene(output))
     if each and overlay is not None:
@@ -292,7 +293,7 @@ def _sum_of_layers(
     made = [outcome for outcome in outcomes if outcome.state in (DONE, IN_PART)]
     found = sum(outcome.buildings for outcome in made)
     area = sum(outcome.area_m2 for outcome in made)
-    layers = f"{len(made):,} {'layer' if len(made) == 1 else 'layers'}"
+    layers = f"{len(made):,} new {'layer' if len(made) == 1 else 'layers'}"
     seconds = time.perf_counter() - start
     return f"{found:,} {things}, {area:,.0f} {unit}, in {layers}, {seconds:.1f} s, {output}"
 

@@ -198,6 +198,7 @@ class NetworkDetector:
 
     def _compile(self, shape: tuple[int, ...]) -> None:
         if self._compiled is None or self._compiled.shape != shape:
+            logger.info("the network is compiled for batches of %d x %d x %d x %d", *shape)
             dense = torch.compile(self._model.dense, dynamic=False)
             self._compiled = _Compiled(shape, dense)
 
