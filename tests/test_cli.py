@@ -13,6 +13,7 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pytest
+import rasterio.shutil
 import torch
 from affine import Affine
 from labelled_scenes import make_scene, write_image
@@ -579,6 +580,31 @@ def test_info_describes_a_scene_without_crs(folder):
     assert result.exit_code == 0
     assert "180 x 150 px, 1 bands, uint8" in result.stdout
     assert "bare.tif has no CRS; --crs EPSG:xxxx gives one" in result.stdout
+
+
+def test_info_describes_a_layer(folder, weights):
+    command = ("predict", "scene.tif", "-o", "out.gpkg", "--weights", weights, "--min-area", 2)
+    assert run(*command).exit_code == 0
+    result = run("info", "out.gpkg")
+    assert result.exit_code == 0
+    lines = dict(re.split("  +", line, maxsplit=1) for line in result.stdout.splitlines())
+    layer = read_layer("out.gpkg")
+    assert lines["footprints"] == str(len(layer))
+    assert lines["area"] == f"{layer['area_m2'].sum():,.0f} m2"
+    assert lines["CRS"] == "WGS 84 / UTM zone 45N (EPSG:32645)"
+    assert lines["found by"].startswith("tiny, footprints ")
+    assert "min_area_m2 2, chip_size" in lines["scene scene.tif"]
+
+
+def test_info_tells_geopackages_of_pixels_from_those_of_polygons(folder):
+    sample = Path(__file__).parents[1] / "data_samples" / "town.tif"
+    rasterio.shutil.copy(sample, "pixels.gpkg", driver="GPKG")
+    assert "1400 x 1100 px" in run("info", "pixels.gpkg").stdout
+    missing = run("info", "none.gpkg")
+    assert (missing.exit_code, missing.stderr) == (
+        1,
+        "footprints: vector file not found: none.gpkg\n",
+    )
 
 
 def test_info_describes_weights(weights):

@@ -18,7 +18,7 @@ from footprints.options import (
 
 
 def info(
-    path: Annotated[str, typer.Argument(help="A raster, or weights.")],
+    path: Annotated[str, typer.Argument(help="A raster, a layer, or weights.")],
     card: Annotated[
         bool,
         typer.Option(
@@ -29,7 +29,7 @@ def info(
     ] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Say what a scene or a weights file is.
+    """Say what a scene, a layer or a weights file is.
 
     Example: footprints info data_samples/town.tif
     """
