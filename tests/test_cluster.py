@@ -368,6 +368,8 @@ def test_ctrl_c_leaves_a_run_that_goes_on_and_no_process(scene, whole, tmp_path,
         [sys.executable, "-c", script],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
         start_new_session=True,
+        # Tests may run in the background, where shells let this signal be ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not any(journal_of(output).glob("1-1-*.parquet")):
         assert process.poll() is None
