@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from footprints.merging import merge_layers
     from footprints.model.convert import convert_weights
     from footprints.model.detector import load_detector
+    from footprints.one_chip import chip_at
     from footprints.pictures import save_overlay
     from footprints.plotting import plot, plot_instances
 
@@ -46,6 +47,7 @@ _HOMES = {
     "View": "footprints.viewing",
     "calibrate": "footprints.recalibration",
     "check_labels": "footprints.data.faults",
+    "chip_at": "footprints.one_chip",
     "convert_weights": "footprints.model.convert",
     "evaluate": "footprints.evaluation",
     "finish": "footprints.finishing",
@@ -79,6 +81,7 @@ __all__ = [
     "__version__",
     "calibrate",
     "check_labels",
+    "chip_at",
     "convert_weights",
     "evaluate",
     "finish",
