@@ -114,7 +114,8 @@ def plan_run(
         chips = "one chip" if size == 1 else f"{size} chips at once, each"
         raise ConfigError(
             f"memory of {_in_mb(memory)} MB does not hold {detector.name} and {chips} of {width} x "
-            f"{height} px; give at least {_in_mb(_SPREAD * needed(size))} MB, or a smaller "
+            f"{height} px, where this process holds {_in_mb(look.held)} MB by now; give at least "
+            f"{_in_mb(_SPREAD * needed(size))} MB, or a smaller "
             f"{'--chip-size' if size == 1 else '--batch-size'}"
         )
     spare = memory - needed(size, lanes)
