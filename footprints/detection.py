@@ -221,7 +221,7 @@ def _orders(
     for each, opened in zip(measured, sources, strict=True):
         looks = _looks(each, looking)
         rows = [
-            _PassJournal(looking.journal, each.number, number).missing(_rows_wanted(look))
+            _PassJournal(looking.journal, each.number, number).missing(rows_wanted(look))
             for number, look in enumerate(looks)
         ]
         if not any(rows):
@@ -304,7 +304,7 @@ def _look(
     name = cover.grid.scene.name
     bar.rename(f"{name}, wide roofs" if cover.is_coarse else name)
     wanted = _wanted_in_rows(cover)
-    missing = done.missing(_rows_wanted(cover))
+    missing = done.missing(rows_wanted(cover))
     looked: Iterator[ChipRow] = iter(())
     if missing:
         looked = _show(cover, missing, looking, opened, bar, done)
@@ -351,7 +351,7 @@ def _show(
     )
 
 
-def _rows_wanted(cover: Cover) -> list[int]:
+def rows_wanted(cover: Cover) -> list[int]:
     """The rows with chips that are looked at."""
     rows: list[int] = np.flatnonzero(_wanted_in_rows(cover)).tolist()
     return rows

@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from geopandas import GeoDataFrame
 
-from footprints.detection import Measured
+from footprints.detection import Measured, rows_wanted
 from footprints.errors import FailureWarning, OutputError
 from footprints.failures import IN_PART, SceneOutcome, failed_before, failures_of
 from footprints.vector.journal import HEAD, Journal, journal_of
@@ -92,11 +91,8 @@ def say_taken_over(journal: Journal, measured: Sequence[Measured]) -> None:
     """Say how much of the work an unfinished run has done."""
     done = total = 0
     for each in measured:
-        chips, wanted = each.cover.chips, each.cover.wanted
-        rows = np.arange(len(chips.row_starts))
-        if wanted is not None:
-            rows = np.flatnonzero(wanted.reshape(len(rows), -1).any(axis=1))
-        done += sum(journal.has(each.number, 0, row) for row in rows.tolist())
+        rows = rows_wanted(each.cover)
+        done += sum(journal.has(each.number, 0, row) for row in rows)
         total += len(rows)
     if done:
         logger.info("took over %d of %d rows of chips from an unfinished run", done, total)

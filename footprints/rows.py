@@ -14,13 +14,13 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from footprints.chip import Chip, ChipGrid, Detector, Instances, Scaling, Window
+from footprints.chip import Chip, ChipGrid, Detector, Instances, Scaling
 from footprints.errors import BatchSizeWarning, DetectionCapWarning, DeviceError, RasterError
 from footprints.lanes import open_lanes
 from footprints.raster.reader import SceneGrid, read_chip
@@ -37,8 +37,17 @@ _TRACED_LATER = 4
 """Batches whose outlines are traced, or wait for it, at most."""
 
 
-_Batch: TypeAlias = list[tuple[int, Chip]]
-"""Numbered chips that go through together; those that nobody wants, or can read, are left out."""
+_Chips: TypeAlias = list[tuple[int, Chip]]
+"""Numbered chips."""
+
+
+class _Batch(NamedTuple):
+    """Chips that go through together; those that nobody wants, or can read, are left out."""
+
+    read: int
+    """How many there are."""
+    chips: _Chips
+    """Those with data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +77,7 @@ class Cover:
         except RasterError as err:
             if self.faults is None:
                 raise
-            x_factor, y_factor = self.grid.factor
-            place = Window(
-                window.x * x_factor,
-                window.y * y_factor,
-                window.width * x_factor,
-                window.height * y_factor,
-            )
+            place = self.grid.on_raster(window)
             self.faults.append(Fault(number, place, str(err), self.is_coarse))
             return None
 
@@ -126,12 +129,11 @@ def look_at_rows(
                 traced: list[Future[list[Outlines]]] = []
                 seen: list[tuple[int, shapely.Geometry]] = []
                 for batch, shown in itertools.islice(looks, len(batches) // len(rows)):
-                    chips = _with_data(batch)
-                    seen += _seen(cover, chips)
+                    seen += _seen(cover, batch.chips)
                     if not cover.is_coarse:
-                        _warn_of_caps(chips, shown)
-                    traced.append(submit(tracer, _trace, cover, chips, shown, heard_from))
-                    count(len(batch))
+                        _warn_of_caps(batch.chips, shown)
+                    traced.append(submit(tracer, _trace, cover, batch.chips, shown, heard_from))
+                    count(batch.read)
                     if len(traced) > _TRACED_LATER:
                         result(traced[-_TRACED_LATER - 1], "outlines")
                     while coming and coming[0].done():
@@ -172,7 +174,8 @@ def _look_ahead(
     def read(numbers: range) -> _Batch:
         with stage("reading"):
             chips = [(number, looker.cover.read(number, scaling)) for number in numbers]
-        return [(number, chip) for number, chip in chips if chip is not None]
+        there = [(number, chip) for number, chip in chips if chip is not None]
+        return _Batch(len(there), [each for each in there if each[1].valid.any()])
 
     # Closed here: left to the garbage collector, its thread might be the one to wait for itself.
     with (
@@ -183,12 +186,12 @@ def _look_ahead(
         looking: deque[tuple[Future[_Batch], Future[list[Instances]]]] = deque()
 
         def look() -> None:
-            chips = reading.popleft()
-            looking.append((chips, submit(pool, looker, chips)))
+            batch = reading.popleft()
+            looking.append((batch, submit(pool, looker, batch)))
 
         def first() -> tuple[_Batch, list[Instances]]:
-            chips, shown = looking.popleft()
-            return result(chips, "pixels"), result(shown, "the network")
+            batch, shown = looking.popleft()
+            return result(batch, "pixels"), result(shown, "the network")
 
         for numbers in batches:
             reading.append(submit(reader, read, numbers))
@@ -220,7 +223,7 @@ class _Looker:
 
     def __call__(self, coming: Future[_Batch]) -> list[Instances]:
         """What the chips with data of a batch show, when it is read."""
-        chips = [chip for _, chip in _with_data(result(coming, "pixels"))]
+        chips = [chip for _, chip in result(coming, "pixels").chips]
         shown: list[Instances] = []
         while len(shown) < len(chips):
             batch = chips[len(shown) : len(shown) + self.batch_size]
@@ -262,11 +265,7 @@ def _is_out_of_memory(err: Exception) -> bool:
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "allocate memory" in str(err)
 
 
-def _with_data(batch: _Batch) -> _Batch:
-    return [(number, chip) for number, chip in batch if chip.valid.any()]
-
-
-def _warn_of_caps(chips: _Batch, shown: Sequence[Instances]) -> None:
+def _warn_of_caps(chips: _Chips, shown: Sequence[Instances]) -> None:
     for (_, chip), instances in zip(chips, shown, strict=True):
         if instances.capped:
             warnings.warn(
@@ -278,7 +277,7 @@ def _warn_of_caps(chips: _Batch, shown: Sequence[Instances]) -> None:
             )
 
 
-def _seen(cover: Cover, chips: _Batch) -> Iterator[tuple[int, shapely.Geometry]]:
+def _seen(cover: Cover, chips: _Chips) -> Iterator[tuple[int, shapely.Geometry]]:
     """The column of each chip and its ground with data.
 
     Not in another thread: rasterio changes the process's warning filters for a moment.
@@ -289,7 +288,7 @@ def _seen(cover: Cover, chips: _Batch) -> Iterator[tuple[int, shapely.Geometry]]
 
 def _trace(
     cover: Cover,
-    chips: _Batch,
+    chips: _Chips,
     shown: Sequence[Instances],
     heard_from: float,
 ) -> list[Outlines]:

@@ -42,6 +42,16 @@ class SceneGrid:
         """Grid pixels to CRS units."""
         return self.scene.transform @ Affine.scale(*self.factor)
 
+    def on_raster(self, window: Window) -> Window:
+        """A window of grid pixels in raster pixels."""
+        x_factor, y_factor = self.factor
+        return Window(
+            window.x * x_factor,
+            window.y * y_factor,
+            window.width * x_factor,
+            window.height * y_factor,
+        )
+
 
 def resample_scene(scene: Scene, gsd_m: float | None) -> SceneGrid:
     """See a scene at a ground resolution.
@@ -109,13 +119,7 @@ def read_chip(grid: SceneGrid, window: Window, scaling: Scaling) -> Chip:
     Raises:
         RasterError: The pixels cannot be read.
     """
-    x_factor, y_factor = grid.factor
-    on_raster = Window(
-        window.x * x_factor,
-        window.y * y_factor,
-        window.width * x_factor,
-        window.height * y_factor,
-    )
+    on_raster = grid.on_raster(window)
     pixels, valid = grid.scene.read(on_raster, (int(window.height), int(window.width)))
     return Chip(
         pixels=pixels,
