@@ -118,37 +118,49 @@ class Crew:
         """Keep workers busy; whether anything is under way."""
         from footprints.worker import look_at_block
 
-        limit = AHEAD * max(1, len(self._client.nthreads()))
-        while len(self._sent) < limit and (block := next(self._to_do, None)) is not None:
-            future = self._client.submit(
-                look_at_block,
-                self._station,
-                block,
-                key=("look_at_block", self._station, *block.place, block.rows[0]),
-            )
-            self._sent.append((block, future))
+        with self._scheduler_needed():
+            limit = AHEAD * max(1, len(self._client.nthreads()))
+            while len(self._sent) < limit and (block := next(self._to_do, None)) is not None:
+                future = self._client.submit(
+                    look_at_block,
+                    self._station,
+                    block,
+                    key=("look_at_block", self._station, *block.place, block.rows[0]),
+                )
+                self._sent.append((block, future))
         return bool(self._sent)
 
     def _result(self, future: Future) -> Shown:
-        from distributed import CancelledError, KilledWorker
+        from distributed import KilledWorker
 
         shown: Shown
         try:
-            shown = future.result()
+            with self._scheduler_needed():
+                shown = future.result()
         except KilledWorker as err:
             _, worker, failures = err.args
             raise ClusterError(
                 f"{failures + 1} workers died of the same chips, the last one {worker.address}; "
                 "their logs may say why (out of memory?): go on with --resume and more of it"
             ) from err
-        except CancelledError as err:
-            raise ClusterError(
-                f"lost the dask scheduler {self._client.scheduler.address}; start it anew and go "
-                "on with --resume"
-            ) from err
         for warning in shown.warnings:
             warnings.warn(warning, stacklevel=3)
         return shown
+
+    @contextmanager
+    def _scheduler_needed(self) -> Iterator[None]:
+        """Whichever call is the first to find the scheduler gone, the error is the same."""
+        from distributed import CancelledError
+        from distributed.client import ClosedClientError
+        from distributed.comm import CommClosedError
+
+        address = self._client.scheduler.address
+        try:
+            yield
+        except (CancelledError, ClosedClientError, CommClosedError) as err:
+            raise ClusterError(
+                f"lost the dask scheduler {address}; start it anew and go on with --resume"
+            ) from err
 
 
 def _blocks(order: Order) -> Iterator[Block]:
@@ -193,6 +205,7 @@ def open_crew(
     with ExitStack() as opened:
         client = opened.enter_context(_connected(cluster, workers))
         import cloudpickle
+        from distributed.client import ClosedClientError
 
         from footprints.worker import Station
 
@@ -223,10 +236,10 @@ def open_crew(
             yield crew
         finally:
             if client.status == "running":
-                crew.stop()
-                # A worker that dies in this moment breaks the call, and one that was started in its
-                # place has nothing to forget; the others have had it.
-                with suppress(OSError, KeyError):
+                # A worker or a scheduler that dies in this moment breaks the calls, and a worker
+                # that was started in one's place has nothing to forget; the others have had it.
+                with suppress(OSError, KeyError, ClosedClientError):
+                    crew.stop()
                     client.unregister_worker_plugin(station.name)
 
 

@@ -24,9 +24,11 @@ from shapely.affinity import translate
 from typer.testing import CliRunner
 
 import footprints as fp
-from footprints.chip import Chip, Instances
+from footprints.chip import Chip, ChipGrid, Instances, Scaling
 from footprints.cli import app
+from footprints.cluster import Crew, Order
 from footprints.errors import BandError, ClusterError, ConfigError, FootprintsWarning, RasterError
+from footprints.rows import Cover
 from footprints.vector.journal import journal_of
 
 distributed = pytest.importorskip("distributed")
@@ -322,6 +324,29 @@ def test_a_run_that_loses_its_scheduler_goes_on(scene, whole, tmp_path, output):
     assert not output.exists()
     fp.predict(scene, resume=True, **asked)
     assert output.read_bytes() == whole
+
+
+@pytest.mark.parametrize("call", ["nthreads", "submit", "result"])
+@pytest.mark.parametrize(
+    "gone",
+    [
+        distributed.CancelledError("look_at_block"),
+        distributed.client.ClosedClientError("Client is closed. Can't send update-graph message."),
+        distributed.comm.CommClosedError("ConnectionPool.ncores: Connection reset by peer"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_any_call_may_be_the_first_to_find_the_scheduler_gone(call, gone):
+    client = mock.Mock()
+    client.scheduler.address = "tcp://10.0.0.7:8786"
+    client.nthreads.return_value = {"tcp://10.0.0.8:40123": 4}
+    breaking = client.submit.return_value.result if call == "result" else getattr(client, call)
+    breaking.side_effect = gone
+    cover = Cover(grid=mock.sentinel.grid, chips=ChipGrid(96, 96, size=96, overlap=0))
+    crew = Crew(client, "station")
+    crew.take([Order(0, [cover], Scaling((0.0,), (1.0,)), [[0]])])
+    with pytest.raises(ClusterError, match=r"^lost the dask scheduler tcp://10\.0\.0\.7:8786; "):
+        list(crew.rows(0, 0, faults=None, count=lambda _: None))
 
 
 @contextmanager
