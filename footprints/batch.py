@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from footprints.addresses import file_name, redact
 from footprints.chip import Detector
@@ -19,6 +19,10 @@ from footprints.failures import SceneOutcome, failures_of
 from footprints.files import make_folder
 from footprints.pipeline import predict
 from footprints.raster.listing import list_rasters
+from footprints.starting import take_detector
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +41,10 @@ def predict_each(
     *,
     output: str | Path,
     detector: Detector | None = None,
+    weights: str | Path | None = None,
+    device: str | torch.device | None = None,
+    precision: str | None = None,
+    compiles: bool | None = None,
     resume: bool = False,
     keep_going: bool = False,
     retry_failed: bool = False,
@@ -49,7 +57,11 @@ def predict_each(
     Args:
         scenes: As for `predict`.
         output: Pattern of the layers; its folder is made.
-        detector: What finds the buildings; None loads the weights that ship.
+        detector: What finds the buildings; None loads ``weights``, once.
+        weights: As for `predict`.
+        device: Likewise.
+        precision: Likewise.
+        compiles: Likewise.
         resume: Leave out scenes whose layer is there, go on with one that was cut short. Layers in
             which something listed is missing are left as they are, and warned of.
         keep_going: A scene that fails does not end the run; it is listed beside its layer.
@@ -68,10 +80,6 @@ def predict_each(
             have no layer.
         FootprintsError: As `predict`.
     """
-    if detector is None:
-        from footprints.model.detector import load_detector
-
-        detector = load_detector()
     asset, outside = options.get("asset"), options.get("allow_outside", False)
     paths = list_rasters(scenes, asset=asset, allow_outside=outside)
     outcomes: list[SceneOutcome] = []
@@ -89,6 +97,10 @@ def predict_each(
     if len(todo) < len(each):
         done = len(each) - len(todo)
         logger.info("%d of %d layers are finished and left as they are", done, len(each))
+    if todo:
+        detector = take_detector(
+            detector, weights, device=device, precision=precision, compiles=compiles
+        )
     for path, named in todo:
         try:
             predict(

@@ -18,6 +18,7 @@ from footprints.errors import LayerError, OutputError
 from footprints.files import check_place, write_whole
 from footprints.raster.source import Scene, open_scene
 from footprints.vector.layer import reproject
+from footprints.vector.style import SHADES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,8 +36,11 @@ _GAP = 8
 """Pixels between panels."""
 _LEAST_SIDE_WITH_LEGEND = 400
 """Pixels; on smaller pictures a legend would hide what it explains."""
-_CONFIDENCE_RANGE = (0.3, 1.0)
-"""Confidences at the two ends of the colours."""
+_OUTLINE_POINTS = 1.2
+"""Width of outlines."""
+CASING = 2.0
+"""How many times as wide as an outline the line below it is, black or white, whichever is unlike
+it: no colour shows on roofs of every colour by itself."""
 FILL_OPACITY = 0.45
 """Of masks: what they cover stays to be seen."""
 _NAME_POINTS = 8.0
@@ -301,17 +305,28 @@ def _draw_outlines(
     axes: Axes, polygons: NDArray[np.object_], confidences: NDArray[np.float64]
 ) -> None:
     """Every ring of the polygons, in the colour of its confidence."""
-    from matplotlib.cm import ScalarMappable
     from matplotlib.collections import LineCollection
-    from matplotlib.colors import Normalize
 
     rings, owner = shapely.get_rings(polygons, return_index=True)
-    scale = ScalarMappable(Normalize(*_CONFIDENCE_RANGE), "plasma")
-    colours = scale.to_rgba(confidences)
+    scale = confidence_scale()
+    colours = scale.to_rgba(confidences)[owner, :3]
     lines = [shapely.get_coordinates(ring) for ring in rings]
-    axes.add_collection(LineCollection(lines, colors=colours[owner], linewidths=1.2))
+    # All casings below all outlines: neighbours share walls.
+    casing = [text_colour(colour) for colour in colours]
+    axes.add_collection(LineCollection(lines, colors=casing, linewidths=CASING * _OUTLINE_POINTS))
+    axes.add_collection(LineCollection(lines, colors=colours, linewidths=_OUTLINE_POINTS))
     if len(rings) and min(axes.bbox.size) >= _LEAST_SIDE_WITH_LEGEND:
         _draw_legend(axes, scale)
+
+
+def confidence_scale() -> ScalarMappable:
+    """Confidences to the colours that QGIS draws them in (`footprints.vector.style`)."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    edges = [SHADES[0][0], *(high for _, high, _ in SHADES)]
+    colours = [[int(part) / 255 for part in rgb.split(",")] for _, _, rgb in SHADES]
+    return ScalarMappable(BoundaryNorm(edges, len(colours)), ListedColormap(colours))
 
 
 def _draw_legend(axes: Axes, scale: ScalarMappable) -> None:
@@ -322,7 +337,7 @@ def _draw_legend(axes: Axes, scale: ScalarMappable) -> None:
     axes.add_patch(
         Rectangle(
             (8 * pixel_x, 8 * pixel_y),
-            184 * pixel_x,
+            192 * pixel_x,
             58 * pixel_y,
             transform=axes.transAxes,
             facecolor=(1, 1, 1, 0.85),
@@ -330,7 +345,7 @@ def _draw_legend(axes: Axes, scale: ScalarMappable) -> None:
         )
     )
     place = axes.inset_axes((20 * pixel_x, 34 * pixel_y, 160 * pixel_x, 10 * pixel_y), zorder=4)
-    bar = axes.figure.colorbar(scale, cax=place, orientation="horizontal", ticks=_CONFIDENCE_RANGE)
+    bar = axes.figure.colorbar(scale, cax=place, orientation="horizontal")
     bar.ax.set_title("confidence", fontsize=9, pad=3)
     bar.ax.tick_params(labelsize=9, length=2, pad=1)
 

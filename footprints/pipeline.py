@@ -24,7 +24,7 @@ from footprints.errors import ConfigError
 from footprints.failures import SceneOutcome, Tally, failed_before
 from footprints.files import check_name
 from footprints.finishing import Wanted, check_keypoints, make_layer, parse_crs
-from footprints.raster.opening import gdal_settings
+from footprints.raster.opening import check_files, gdal_settings
 from footprints.resuming import finished_layer, is_begun, say_taken_over
 from footprints.starting import Sight, measured_scenes, name_scenes, take_detector
 from footprints.surveying import describe_asked, source_names
@@ -202,7 +202,7 @@ def predict(
             (output, keypoints, keep),
             source_names(paths),
             settings={
-                "model": None if detector is None else detector.name,
+                "model": _model_name(detector, weights),
                 "confidence": confidence,
                 "min_area_m2": min_area_m2,
                 "regularize": regularize,
@@ -247,6 +247,8 @@ def predict(
     )
     if keep is not None:
         check_run_place(Path(keep), overwrite=replaces)
+    if not (keep_going or retry_failed):
+        check_files(paths)
     area = None if aoi is None else read_area(aoi)
     detector = take_detector(
         detector, weights, device=device, precision=precision, compiles=compiles, tta=tta
@@ -317,6 +319,16 @@ def predict(
             journal.keep()
         tally.write()
         return layer
+
+
+def _model_name(detector: Detector | None, weights: str | Path | None) -> str:
+    """What the column ``model`` would say; arguments as for `predict`."""
+    if detector is not None:
+        return detector.name
+    from footprints.model.checkpoint import read_info
+    from footprints.model.detector import DEFAULT_WEIGHTS
+
+    return read_info(DEFAULT_WEIGHTS if weights is None else weights).name
 
 
 def _journaled(output: str | Path | None, keep: str | Path | None) -> Path | None:

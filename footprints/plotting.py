@@ -16,10 +16,12 @@ from pandas.api.types import is_numeric_dtype
 from footprints.chip import Chip, Instances, Window
 from footprints.errors import ConfigError, LayerError
 from footprints.pictures import (
+    CASING,
     FILL_OPACITY,
     PALETTE,
     as_picture,
     class_colours,
+    confidence_scale,
     in_frame_of,
     outline_path,
     read_picture,
@@ -28,7 +30,6 @@ from footprints.pictures import (
 from footprints.raster.source import Scene, open_scene
 from footprints.vector.metric import metres_per_unit
 from footprints.vector.read import open_polygons
-from footprints.vector.style import SHADES
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -46,9 +47,6 @@ _LINE_WIDTHS = (0.5, 1.5)
 """Of outlines, in points; thin where buildings are small, or lines would be all there is to see."""
 _LINE_SHARE = 0.05
 """Of the side of a middling building that its outline takes, between those."""
-_CASING = 2.0
-"""How many times as wide as an outline the line below it is, black or white, whichever is unlike
-it: no colour shows on roofs of every colour by itself."""
 
 
 def plot(
@@ -280,7 +278,7 @@ def _draw_layer(ax: Axes, layer: GeoDataFrame, column: str | None) -> None:
     drawn = PathCollection(paths, linewidths=width)
     # All casings below all outlines: neighbours share walls.
     below = drawn.get_zorder() - 0.1
-    casing = PathCollection(paths, linewidths=_CASING * width, facecolors="none", zorder=below)
+    casing = PathCollection(paths, linewidths=CASING * width, facecolors="none", zorder=below)
     for each in (drawn, casing):
         ax.add_collection(each, autolim=False)
     if column is None:
@@ -311,13 +309,11 @@ def _line_width(ax: Axes, polygons: NDArray[np.object_]) -> float:
 def _add_colour_bar(ax: Axes, values: Series, column: str) -> NDArray[np.float64]:
     """Draw what colours mean; (n, 3) the colours of the values."""
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
+    from matplotlib.colors import Normalize
 
     numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
     if column == "confidence":
-        edges = [SHADES[0][0], *(high for _, high, _ in SHADES)]
-        colours = [[int(part) / 255 for part in rgb.split(",")] for _, _, rgb in SHADES]
-        scale = ScalarMappable(BoundaryNorm(edges, len(colours)), ListedColormap(colours))
+        scale = confidence_scale()
     else:
         known = numbers[np.isfinite(numbers)]
         ends = (known.min(), known.max()) if len(known) else (0.0, 1.0)
@@ -376,7 +372,7 @@ def _draw_instance(
     if outline is not None:
         path = outline_path(shapely.orient_polygons(outline))
         width = _LINE_WIDTHS[1]
-        ax.add_patch(PathPatch(path, fill=False, ec=text_colour(colour), lw=_CASING * width))
+        ax.add_patch(PathPatch(path, fill=False, ec=text_colour(colour), lw=CASING * width))
         ax.add_patch(PathPatch(path, fc=(*colour, FILL_OPACITY), ec=colour, lw=width))
     x_min, y_min, x_max, y_max = box
     ax.add_patch(Rectangle((x_min, y_min), x_max - x_min, y_max - y_min, fill=False, ec=colour))

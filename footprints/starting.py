@@ -23,6 +23,7 @@ from footprints.raster.listing import list_rasters
 from footprints.raster.opening import limit_cache
 from footprints.raster.source import Scene, open_scene
 from footprints.rows import Cover
+from footprints.stages import stage
 from footprints.surveying import survey
 from footprints.vector.area import Area
 
@@ -99,10 +100,11 @@ def take_detector(
 ) -> Detector:
     """The detector of a run; arguments as for `predict`."""
     if detector is None:
-        # Torch takes seconds to load, and `finish` has no need of it.
-        from footprints.model.detector import load_detector
+        with stage("loading weights"):
+            # Torch takes seconds to load, and `finish` has no need of it.
+            from footprints.model.detector import load_detector
 
-        detector = load_detector(weights, device=device, precision=precision, compiles=compiles)
+            detector = load_detector(weights, device=device, precision=precision, compiles=compiles)
     if tta is None:
         return detector
     from footprints.tta import AugmentedDetector

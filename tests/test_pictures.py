@@ -15,6 +15,7 @@ from shapely.affinity import affine_transform
 import footprints as fp
 from footprints.errors import BandError, LayerError, OutputError, RasterError
 from footprints.raster.source import Scene
+from footprints.vector.style import SHADES
 
 NORTH_UP = Affine(0.5, 0, 350_000, 0, -0.5, 3_057_000)
 UTM = "EPSG:32645"
@@ -33,6 +34,11 @@ def layer_of(*pixel_polygons: Polygon, transform: Affine = NORTH_UP, crs=UTM) ->
 
 def flat(dtype: str = "uint8", bands: int = 3, height: int = HEIGHT, width: int = WIDTH):
     return np.full((bands, height, width), GREY, dtype=dtype)
+
+
+def rgb(shade: tuple[float, float, str]) -> np.ndarray:
+    """The colour of a range of confidences, from 0 to 1."""
+    return np.array([int(part) for part in shade[2].split(",")]) / 255
 
 
 def drawn(picture: np.ndarray) -> np.ndarray:
@@ -88,6 +94,14 @@ def test_surer_buildings_have_another_colour(write, overlay):
     assert np.abs(doubtful.reshape(-1, 3).min(0) - sure.reshape(-1, 3).min(0)).max() > 0.2
 
 
+@pytest.mark.parametrize("shade", SHADES)
+def test_a_confidence_has_the_colour_that_qgis_draws_it_in(write, overlay, shade):
+    layer = layer_of(HOUSE)
+    layer["confidence"] = (shade[0] + shade[1]) / 2
+    wall = overlay(layer, write())[30:50, 38:42, :3]
+    assert np.abs(wall - rgb(shade)).max(axis=2).min() < 0.2
+
+
 def test_large_pictures_say_what_the_colours_mean(write, overlay):
     scene = write(flat(height=420, width=420))
     corner = np.s_[350:, :200]
@@ -95,9 +109,9 @@ def test_large_pictures_say_what_the_colours_mean(write, overlay):
     # From the colour of the least confidence on the left to that of the surest on the right.
     rows, columns = np.nonzero(drawn(legend))
     row = (rows.min() + rows.max()) // 2
-    left, right = legend[row, columns.min() + 3], legend[row, columns.max() - 3]
-    assert left[2] > left[1]
-    assert right[1] > right[2]
+    left, right = legend[row, columns.min() + 3, :3], legend[row, columns.max() - 3, :3]
+    assert left == pytest.approx(rgb(SHADES[0]), abs=0.01)
+    assert right == pytest.approx(rgb(SHADES[-1]), abs=0.01)
     assert not drawn(overlay(layer_of(), scene)).any(), "there is nothing to explain"
 
 

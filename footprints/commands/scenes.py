@@ -195,7 +195,6 @@ def predict(
     configure(quiet=quiet, verbose=verbose)
     from footprints.batch import is_pattern, predict_each
     from footprints.failures import outcome_table
-    from footprints.model.detector import load_detector
     from footprints.pictures import check_picture, save_overlay
     from footprints.pipeline import predict as run
     from footprints.raster.listing import list_rasters
@@ -215,14 +214,15 @@ def predict(
         heeding_sigterm(),
         measure_stages() if profile else nullcontext() as stages,
     ):
-        with stage("loading weights"):
-            detector = load_detector(weights, device=device, precision=precision, compiles=compiles)
         layer = (predict_each if each else run)(
             scenes,
             output=output,
             keypoints=keypoints,
             keep=keep,
-            detector=detector,
+            weights=weights,
+            device=device,
+            precision=precision,
+            compiles=compiles,
             tta=tta,
             confidence=confidence,
             min_area_m2=min_area,
@@ -251,6 +251,11 @@ def predict(
             workers=workers,
             progress=not quiet,
         )
+        # Torch takes seconds to load; a run that was asked for wrongly ends before.
+        from footprints.model.checkpoint import read_info
+        from footprints.model.detector import DEFAULT_WEIGHTS
+
+        info = read_info(DEFAULT_WEIGHTS if weights is None else weights)
         if overlay is not None:
             with stage("overlay"):
                 save_overlay(
@@ -261,12 +266,12 @@ def predict(
                     nodata=nodata,
                     crs=crs,
                     pixels=pixels,
-                    names=len(detector.classes) > 1,
+                    names=len(info.model.classes) > 1,
                 )
         if stages is not None:
             print(stages.table(), file=sys.stderr)
     if not quiet:
-        things = "buildings" if detector.input_spec.short_side is None else "objects"
+        things = "buildings" if info.input_spec.short_side is None else "objects"
         if len(outcomes) > (not each):
             print(outcome_table(outcomes, things))
         if each:

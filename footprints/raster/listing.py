@@ -35,7 +35,7 @@ def list_rasters(
 
     Raises:
         RasterError: A folder, pattern or list holds no raster, or a list or catalogue cannot be
-            read or names what it may not.
+            read or names what it may not; of a list, the line is named.
     """
     if not isinstance(named, str | Path):
         if not isinstance(named, Iterable):
@@ -54,7 +54,7 @@ def list_rasters(
     if path.is_dir():
         found = sorted(str(p) for p in path.iterdir() if p.suffix.lower() in RASTER_ENDINGS)
     elif path.suffix.lower() == LIST_ENDING:
-        found = list_rasters(_lines(path), asset=asset, allow_outside=allow_outside)
+        found = _listed(path, asset=asset, allow_outside=allow_outside)
     elif set("*?") & set(path.name) and not path.exists():
         found = sorted(map(str, path.parent.glob(path.name)))
     else:
@@ -70,12 +70,24 @@ def list_rasters(
     return found
 
 
-def _lines(path: Path) -> list[str]:
+def _listed(path: Path, *, asset: str | None, allow_outside: bool) -> list[str]:
+    """The rasters that the lines of a text file name; arguments as `list_rasters`."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as err:
         reason = getattr(err, "strerror", None) or "it is no text"
         raise RasterError(f"cannot read the list {path}: {reason}") from err
-    named = [line for line in lines if line and not line.startswith("#")]
-    # An absolute path stays as it is.
-    return [line if is_address(line) else str(path.parent / line) for line in named]
+    found = []
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line or line.startswith("#"):
+            continue
+        # An absolute path stays as it is.
+        entry = line if is_address(line) else str(path.parent / line)
+        place = f"{path}, line {number}, {line!r}"
+        if Path(entry).suffix.lower() == LIST_ENDING:
+            raise RasterError(f"{place}: a list names no other lists; give each by itself")
+        try:
+            found += list_rasters(entry, asset=asset, allow_outside=allow_outside)
+        except RasterError as err:
+            raise RasterError(f"{place}: {err}") from err
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
@@ -90,6 +90,22 @@ def _limits() -> dict[str, int]:
     return {} if size is None else {"GDAL_CACHEMAX": size}
 
 
+def check_files(addresses: Iterable[str]) -> None:
+    """Find out before any work starts whether files are there.
+
+    Raises:
+        RasterError: One is missing, by its name; what has a colon may be GDAL's name for a part of
+            a file, and is left to `open_dataset`.
+    """
+    for address in addresses:
+        if ":" not in address and not is_address(address) and not Path(address).exists():
+            raise RasterError(_missing(address))
+
+
+def _missing(address: str) -> str:
+    return f"{address} does not exist"
+
+
 def open_dataset(address: str, *, trusted: bool = True, **options: int) -> DatasetReader:
     """Open a raster.
 
@@ -111,7 +127,7 @@ def open_dataset(address: str, *, trusted: bool = True, **options: int) -> Datas
             return patiently(address, lambda: _open(address, drivers, **options))
     except RasterioIOError as err:
         if not is_address(address) and not Path(address).exists():
-            raise RasterError(f"{address} does not exist") from err
+            raise RasterError(_missing(address)) from err
         if _holds_vectors(address):
             raise RasterError(
                 f"{address} is a vector file, and a scene must be a raster; vector files go where "

@@ -1,5 +1,6 @@
 """Folders, patterns and lists stand for rasters."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,18 @@ def test_a_list_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RasterError, match="it is no text"):
         list_rasters(tmp_path / "binary.txt")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("*.jp2", "no raster in .*; name a file"),
+        ("more.txt", "a list names no other lists; give each by itself"),
+        ("scenes.txt", "a list names no other lists"),
+    ],
+)
+def test_the_line_of_a_list_that_cannot_be_followed_is_named(tmp_path, line, reason):
+    (tmp_path / "scenes.txt").write_text(f"# the south\na.tif\n{line}\n")
+    place = rf"^{re.escape(str(tmp_path / 'scenes.txt'))}, line 3, '{re.escape(line)}': {reason}"
+    with pytest.raises(RasterError, match=place):
+        list_rasters(tmp_path / "scenes.txt")
