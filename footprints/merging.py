@@ -25,7 +25,7 @@ from footprints.vector.read import read_layer
 from footprints.vector.scene_seams import Merged, Seen, merge_scenes
 from footprints.vector.scenes import SceneRecord, attach_scenes, scenes_of
 from footprints.vector.snapping import nominal_unit_m, snap_vertices
-from footprints.vector.write import check_output, write_layer
+from footprints.vector.write import SUFFIXES, check_output, write_layer
 
 TOGETHER = " + "
 """Between the sources of a building that several scenes show in part."""
@@ -36,7 +36,7 @@ _Plane = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 def merge_layers(
-    layers: Sequence[str | Path | GeoDataFrame],
+    layers: str | Path | Sequence[str | Path | GeoDataFrame],
     *,
     output: str | Path | None = None,
     overwrite: bool = False,
@@ -49,7 +49,8 @@ def merge_layers(
 
     Args:
         layers: Footprint layers with the record of their scenes, as `predict` gives and writes
-            them: files or GeoDataFrames.
+            them: files, GeoDataFrames, or folders, of which all layers but the output are taken by
+            name.
         output: Layer to write, as for `predict`. None writes nothing.
         overwrite: Replace ``output`` if it exists.
 
@@ -60,14 +61,16 @@ def merge_layers(
 
     Raises:
         LayerError: A layer is missing, is no footprint layer, or does not say where its scenes
-            lie; or some have a CRS and others none.
+            lie; a folder holds none; or some have a CRS and others none.
         OutputError: The output exists or cannot be written; found out before the work starts.
     """
-    if not layers:
-        raise LayerError("no layer given; name at least one")
+    named = [layers] if isinstance(layers, str | Path) else layers
     if output is not None:
         check_output(output, overwrite=overwrite)
-    given = _unique_scenes([_read(layer, number) for number, layer in enumerate(layers, 1)])
+    each_layer = [layer for entry in named for layer in _layers_in(entry, output)]
+    if not each_layer:
+        raise LayerError("no layer given; name at least one")
+    given = _unique_scenes([_read(layer, number) for number, layer in enumerate(each_layer, 1)])
     crs = given[0].layer.crs
     if any((each.layer.crs is None) != (crs is None) for each in given):
         raise LayerError("cannot merge layers with and without coordinate reference system")
@@ -118,6 +121,22 @@ class _Given:
     name: str
     layer: GeoDataFrame
     scenes: tuple[SceneRecord, ...]
+
+
+def _layers_in(
+    named: str | Path | GeoDataFrame, output: str | Path | None
+) -> list[str | Path | GeoDataFrame]:
+    """A layer, or those of a folder less the one that is to be written."""
+    if not isinstance(named, str | Path) or not Path(named).is_dir():
+        return [named]
+    files = sorted(path for path in Path(named).iterdir() if path.suffix.lower() in SUFFIXES)
+    written = None if output is None else Path(output).resolve()
+    found: list[str | Path | GeoDataFrame] = [p for p in files if p.resolve() != written]
+    if not found:
+        raise LayerError(
+            f"no layer in {named}; name layers ({', '.join(SUFFIXES)}) or a folder of them"
+        )
+    return found
 
 
 def _read(layer: str | Path | GeoDataFrame, number: int) -> _Given:

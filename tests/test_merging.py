@@ -233,6 +233,23 @@ def test_files_merge_like_layers_in_memory(predict, tmp_path, suffix):
     assert_is_town(read.to_crs(UTM))
 
 
+def test_a_folder_stands_for_its_layers_but_the_one_to_write(predict, tmp_path):
+    folder = tmp_path / "layers"
+    folder.mkdir()
+    parts = [predict(part) for part in SPLITS["overlapping"]]
+    for name, part in zip(("b.gpkg", "a.parquet"), parts, strict=True):
+        write_layer(part, folder / name)
+    (folder / "b.gpkg.failures.csv").touch()
+    expected = fp.merge_layers(parts[::-1])
+    for _ in range(2):
+        merged = fp.merge_layers(folder, output=folder / "town.fgb", overwrite=True)
+        assert merged.drop(columns="geometry").equals(expected.drop(columns="geometry"))
+        assert shapely.equals_exact(merged.geometry, expected.geometry).all()
+    (tmp_path / "none").mkdir()
+    with pytest.raises(LayerError, match=r"^no layer in .*none; name layers \(\.gpkg, "):
+        fp.merge_layers([tmp_path / "none"])
+
+
 def test_scenes_of_one_name_are_told_apart_by_their_layers(predict, tmp_path):
     paths = []
     for folder, part in zip(("west", "east"), SPLITS["overlapping"], strict=True):

@@ -85,7 +85,9 @@ def regularize(
 
 
 def merge(
-    layers: Annotated[list[Path], typer.Argument(help="Layers that footprints wrote.")],
+    layers: Annotated[
+        list[Path], typer.Argument(help="Layers that footprints wrote, or folders of them.")
+    ],
     output: Output,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
