@@ -164,14 +164,15 @@ class Tally:
             self._told(outcome)
 
 
-def outcome_table(outcomes: Sequence[SceneOutcome], things: str) -> str:
+def outcome_table(outcomes: Sequence[SceneOutcome], things: str, unit: str) -> str:
     """A line for each scene: chips, buildings, area, seconds, state.
 
     Args:
         outcomes: Of the scenes.
         things: What was looked for.
+        unit: Of the area.
     """
-    rows = [("scene", "chips", things, "area", "seconds", "state")]
+    rows = [("scene", "chips", things, unit, "seconds", "state")]
     rows += [
         (
             outcome.source,

@@ -334,7 +334,7 @@ def test_the_command_sums_up_and_says_that_something_is_missing(scenes, tmp_path
     result = command(*scenes, "-o", output, "--keep-going")
     assert result.exit_code == 3
     head, *lines, total = result.stdout.splitlines()
-    assert head.split() == ["scene", "chips", "buildings", "area", "seconds", "state"]
+    assert head.split() == ["scene", "chips", "buildings", "m2", "seconds", "state"]
     assert [line.split("  ")[0].strip() for line in lines] == [NAMES[1], NAMES[0], NAMES[2]]
     assert lines[1].endswith("  done")
     assert "does not exist" in lines[0]

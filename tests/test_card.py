@@ -19,6 +19,7 @@ from footprints.chip import InputSpec, Scaling
 from footprints.errors import WeightsError
 from footprints.model.checkpoint import WeightsInfo, count_parameters, read_info, save_weights
 from footprints.model.detector import DEFAULT_WEIGHTS
+from footprints.model.facts import places
 
 SQUARE = shapely.geometry.mapping(shapely.MultiPolygon([shapely.box(85.5, 27.6, 85.6, 27.7)]))
 INFO = WeightsInfo(
@@ -73,6 +74,19 @@ def test_the_facts_are_those_of_the_weights(weights):
     data = [value for name, value in facts(weights) if name == "data"]
     assert data[0] == "a.tif with a.gpkg. Somebody, CC BY"
     assert data[2] == "c.tif with c.gpkg. Others, ODbL"
+
+
+def test_places_far_from_each_other_are_named_one_by_one():
+    def square(west: float, south: float) -> list:
+        corners = [(0, 0), (0.1, 0), (0.1, 0.1), (0, 0.1), (0, 0)]
+        return [[[west + x, south + y] for x, y in corners]]
+
+    # The third is near to what the first two make together.
+    area = {"coordinates": [square(6, 46), square(6.5, 46.5), square(6.9, 46.1), square(85, 27)]}
+    assert [[round(x, 3) for x in place] for place in places(area)] == [
+        [6, 46, 7, 46.6],
+        [85, 27, 85.1, 27.1],
+    ]
 
 
 def test_a_card_keeps_what_was_written_by_hand(weights):

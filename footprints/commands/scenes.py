@@ -272,10 +272,11 @@ def predict(
             print(stages.table(), file=sys.stderr)
     if not quiet:
         things = "buildings" if info.input_spec.short_side is None else "objects"
+        unit = "px2" if pixels else "m2"
         if len(outcomes) > (not each):
-            print(outcome_table(outcomes, things))
+            print(outcome_table(outcomes, things, unit))
         if each:
-            print(_sum_of_layers(outcomes, output, start, things, "px2" if pixels else "m2"))
+            print(_sum_of_layers(outcomes, output, start, things, unit))
         else:
             print_sum(layer, output, start, things)
     _raise_for_failures(outcomes, keep or output)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from footprints.model.checkpoint import WeightsInfo
@@ -20,6 +20,11 @@ FIGURES = {
 }
 """Figures of validation, and how they read."""
 
+Box = tuple[float, float, float, float]
+"""West, south, east and north."""
+ONE_PLACE_DEG = 0.5
+"""Ground with smaller gaps is one place."""
+
 
 def describe(info: WeightsInfo, parameters: int) -> list[tuple[str, str]]:
     """All of it, of a network with so many parameters."""
@@ -34,11 +39,37 @@ def describe(info: WeightsInfo, parameters: int) -> list[tuple[str, str]]:
     ]
 
 
-def bounds(area: dict[str, Any]) -> list[float]:
+def bounds(area: dict[str, Any]) -> Box:
     """West, south, east and north of a MultiPolygon."""
-    points = [point for polygon in area["coordinates"] for ring in polygon for point in ring]
-    xs, ys = zip(*points, strict=True)
-    return [min(xs), min(ys), max(xs), max(ys)]
+    return _around(_bounds(polygon) for polygon in area["coordinates"])
+
+
+def places(area: dict[str, Any]) -> list[Box]:
+    """The same of each place that a MultiPolygon in degrees shows, from west to east."""
+    found: list[Box] = []
+    for polygon in area["coordinates"]:
+        box = _bounds(polygon)
+        # A box that has grown may be near to others.
+        while near := [place for place in found if _are_near(place, box)]:
+            found = [place for place in found if place not in near]
+            box = _around([box, *near])
+        found.append(box)
+    return sorted(found)
+
+
+def _bounds(polygon: Sequence[Sequence[Sequence[float]]]) -> Box:
+    xs, ys = zip(*(point for ring in polygon for point in ring), strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def _around(boxes: Iterable[Box]) -> Box:
+    west, south, east, north = zip(*boxes, strict=True)
+    return min(west), min(south), max(east), max(north)
+
+
+def _are_near(one: Box, other: Box) -> bool:
+    gaps = (max(one[k], other[k]) - min(one[k + 2], other[k + 2]) for k in (0, 1))
+    return max(gaps) <= ONE_PLACE_DEG
 
 
 def _network(info: WeightsInfo, parameters: int) -> str:
@@ -100,8 +131,8 @@ def _where(training: dict[str, Any], use: str) -> str:
     area = training.get("areas", {}).get(use)
     if area is None:
         return ""
-    west, south, east, north = bounds(area)
-    return f", within {west:.4f}, {south:.4f} to {east:.4f}, {north:.4f} (WGS 84)"
+    boxes = [f"{w:.4f}, {s:.4f} to {e:.4f}, {n:.4f}" for w, s, e, n in places(area)]
+    return f", within {'; '.join(boxes)} (WGS 84)"
 
 
 def _validation(info: WeightsInfo) -> Iterator[tuple[str, str]]:
