@@ -14,7 +14,9 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-settings.register_profile("footprints", deadline=None, derandomize="CI" in os.environ)
+# The same examples every time; `pytest --hypothesis-profile explore` looks for others.
+settings.register_profile("footprints", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None)
 settings.load_profile("footprints")
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
