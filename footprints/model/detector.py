@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from footprints.chip import LOGIT_STEPS, Chip, InputSpec, Instances, MaskGroup, Scaling
-from footprints.errors import BandError
+from footprints.errors import BandError, ConfigError
 from footprints.model.allocator import keep_freed_memory
 from footprints.model.checkpoint import WeightsInfo, load_weights
 from footprints.model.devices import choose_device, choose_precision
@@ -221,10 +221,16 @@ class NetworkDetector:
         """Detect in a batch of chips of equal shape.
 
         Raises:
+            ConfigError: Something is not a chip.
             BandError: A chip has another number of bands than the weights.
         """
         wanted = self.info.model.bands
         for chip in chips:
+            if not isinstance(chip, Chip):
+                raise ConfigError(
+                    f"a detector sees a list of chips, got {type(chip).__name__} in it; "
+                    "fp.chip_at cuts one from a scene, footprints.chip.Chip makes one of an array"
+                )
             if len(chip.pixels) != wanted:
                 raise BandError(
                     f"the weights take {wanted} bands, {chip.source} gives {len(chip.pixels)}"

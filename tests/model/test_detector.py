@@ -15,7 +15,7 @@ from tiny_network import tiny_config, tiny_network
 
 from footprints.calibration import Calibration
 from footprints.chip import Chip, InputSpec, Scaling, Window
-from footprints.errors import BandError
+from footprints.errors import BandError, ConfigError
 from footprints.model.box_head import Detections
 from footprints.model.checkpoint import WeightsInfo, save_weights
 from footprints.model.detector import (
@@ -189,6 +189,11 @@ def test_lanes_for_many_cores_have_several_threads_each(detector, monkeypatch, t
 def test_a_chip_with_other_bands_names_its_scene(detector):
     with pytest.raises(BandError, match=r"take 3 bands, scene4\.tif gives 1"):
         detector([make_chip(0), make_chip(4, bands=1)])
+
+
+def test_what_is_no_chip_is_refused(detector):
+    with pytest.raises(ConfigError, match=r"list of chips, got ndarray in it; fp\.chip_at cuts"):
+        detector([np.zeros((3, 64, 64), np.uint8)])
 
 
 def test_the_detector_says_what_its_weights_say(detector):
